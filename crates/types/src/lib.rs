@@ -1,0 +1,25 @@
+//! The nouns of Orlop: digests, references, platforms, identifiers and OCI models.
+//!
+//! Purpose: one definition of every id, digest and key, so that no bare `String` crosses a crate boundary.
+//!
+//! Non-goals: input and output, clocks, errors of other crates.
+//!
+//! Invariants:
+//! - a value of a type in here has been validated: it is safe to show, to compare and, where its docs say
+//!   so, to use as one path component;
+//! - everything is pure; nothing in here allocates without a bound set by its input.
+//!
+//! Entry points: [`Digest`], [`Descriptor`], [`Namespace`], [`Labels`].
+
+mod descriptor;
+mod digest;
+mod ids;
+mod labels;
+
+pub use descriptor::{Descriptor, DescriptorError};
+pub use digest::{Algorithm, ChainId, Digest, DigestError};
+pub use ids::{
+    ContainerId, ExecId, IdError, ImageName, IngestRef, LeaseId, Namespace, SandboxId, SnapshotKey,
+    SnapshotterName,
+};
+pub use labels::{LabelError, Labels};
