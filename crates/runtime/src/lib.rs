@@ -1,1 +1,3 @@
 //! Being written: see ARCHITECTURE.md.
+
+pub mod spec;
