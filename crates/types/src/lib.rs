@@ -13,8 +13,10 @@
 
 mod descriptor;
 mod digest;
+pub mod filter;
 mod ids;
 mod labels;
+mod mount;
 
 pub use descriptor::{Descriptor, DescriptorError};
 pub use digest::{Algorithm, ChainId, Digest, DigestError};
@@ -23,3 +25,4 @@ pub use ids::{
     SnapshotterName,
 };
 pub use labels::{LabelError, Labels};
+pub use mount::Mount;
