@@ -17,6 +17,8 @@ pub mod filter;
 mod ids;
 mod labels;
 mod mount;
+mod platform;
+mod reference;
 
 pub use descriptor::{Descriptor, DescriptorError};
 pub use digest::{Algorithm, ChainId, Digest, DigestError};
@@ -26,3 +28,5 @@ pub use ids::{
 };
 pub use labels::{LabelError, Labels};
 pub use mount::Mount;
+pub use platform::{Platform, PlatformError};
+pub use reference::{Reference, ReferenceError, Target};
