@@ -1,1 +1,3 @@
 //! System calls: the only home of `unsafe`.
+pub mod beneath;
+pub mod fs;
