@@ -12,7 +12,7 @@
 //! - every message knows its full name ([`prost::Name`]), so [`any::pack`] needs no table of types;
 //! - without the feature `grpc` nothing but prost is linked.
 //!
-//! Entry points: [`containerd`], [`any`]. Services that are spoken over ttrpc have a module with their name
+//! Entry points: [`containerd`], [`orlop`], [`any`]. Services that are spoken over ttrpc have a module with their name
 //! and methods, such as [`containerd::task::v3::task_service`]; messages of the task protocol's versions 2 and 3 are
 //! the same on the wire.
 
@@ -20,6 +20,8 @@ pub mod any;
 
 #[allow(
     clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
     missing_docs,
     rustdoc::all,
     unreachable_pub,
@@ -27,6 +29,6 @@ pub mod any;
 )]
 mod generated;
 
-pub use generated::{containerd, google, grpc, io, runtimeoptions};
+pub use generated::{containerd, google, grpc, io, orlop, runtimeoptions};
 pub use prost::{Message, Name, bytes};
 pub use prost_types::{Any, Duration, FieldMask, Timestamp};

@@ -146,6 +146,11 @@ pub mod io {
         }
     }
 }
+pub mod orlop {
+    pub mod v1 {
+        include!("orlop.v1.rs");
+    }
+}
 pub mod runtimeoptions {
     pub mod v1 {
         include!("runtimeoptions.v1.rs");
