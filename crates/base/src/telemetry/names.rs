@@ -1,0 +1,44 @@
+//! The name of every metric, in one place: `orlop_<noun>_<unit>[_total]`.
+//!
+//! The registry adds the prefix `orlop_`, and `_total` to counters, so neither is written here.
+
+/// Gauge by `kind`: tasks alive.
+pub const TASKS_ALIVE: &str = "tasks_alive";
+/// Counter by `kind`: tasks that panicked.
+pub const TASK_PANICS: &str = "task_panics";
+/// Counter: blocking jobs that panicked.
+pub const BLOCKING_JOB_PANICS: &str = "blocking_job_panics";
+
+/// Counter by `host` and `outcome`: bytes received from registries.
+pub const PULL_BYTES: &str = "pull_bytes";
+/// Histogram by `host` and `outcome`: seconds from a pull's begin to its end.
+pub const PULL_SECONDS: &str = "pull_seconds";
+/// Counter by `outcome`: bytes written into ingests.
+pub const INGEST_BYTES: &str = "ingest_bytes";
+/// Histogram by `outcome`: seconds spent unpacking a layer.
+pub const UNPACK_SECONDS: &str = "unpack_seconds";
+/// Counter by `outcome`: bytes of file content that unpacking wrote.
+pub const UNPACK_BYTES: &str = "unpack_bytes";
+
+/// Histogram by `phase`: seconds of a collection.
+pub const COLLECTION_SECONDS: &str = "collection_seconds";
+/// Counter by `resource` and `outcome`: keys collected.
+pub const COLLECTED_KEYS: &str = "collected_keys";
+/// Gauge by `resource`: items waiting in the sweep queue.
+pub const SWEEP_QUEUE_ITEMS: &str = "sweep_queue_items";
+
+/// Gauge by `namespace` and `container`: bytes of memory a container uses.
+pub const CONTAINER_MEMORY_BYTES: &str = "container_memory_bytes";
+/// Counter by `namespace` and `container`: processor seconds a container has used.
+pub const CONTAINER_CPU_SECONDS: &str = "container_cpu_seconds";
+/// Counter by `namespace` and `container`: times the kernel killed for lack of memory.
+pub const CONTAINER_OOM_KILLS: &str = "container_oom_kills";
+/// Gauge: proportional share of memory of all shims, in bytes.
+pub const SHIM_MEMORY_BYTES: &str = "shim_memory_bytes";
+/// Histogram by `step` and `outcome`: seconds of one step of a container's start.
+pub const START_STEP_SECONDS: &str = "start_step_seconds";
+
+/// Counter by `outcome`: events delivered to subscribers or dropped for slow ones.
+pub const EVENTS: &str = "events";
+/// Histogram by `method` and `code`: seconds of a call to the daemon.
+pub const CALL_SECONDS: &str = "call_seconds";
