@@ -1,9 +1,10 @@
 //! Log lines: text or JSON on stderr, filtered by level and module.
 
 use std::io::IsTerminal;
+use std::str::FromStr;
 
 use tracing::Subscriber;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -52,9 +53,21 @@ pub fn install_panic_hook() {
 }
 
 fn parse_filter(filter: &str) -> Result<Targets, String> {
-    filter.parse().map_err(|_| {
-        format!("{filter:?} must be a level (error, warn, info, debug, trace) or modules with levels, such as \"info,orlop_registry=debug\"")
-    })
+    // A bare word that is no level would be read as a module at its most talkative: a slip, never a wish.
+    let names_its_levels = filter.split(',').all(|part| {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        !level.is_empty() && LevelFilter::from_str(level.trim()).is_ok()
+    });
+    filter
+        .parse()
+        .ok()
+        .filter(|_| names_its_levels)
+        .ok_or_else(|| {
+            format!(
+                "{filter:?} must be a level (error, warn, info, debug, trace) or modules with levels, \
+                 such as \"info,orlop_registry=debug\""
+            )
+        })
 }
 
 fn subscriber<W>(
@@ -76,4 +89,73 @@ where
             .boxed(),
     };
     Ok(tracing_subscriber::registry().with(layer.with_filter(filter)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::config::Config;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(format: LogFormat, filter: &str) -> String {
+        let mut telemetry = Config::default().telemetry;
+        telemetry.log_format = format;
+        filter.clone_into(&mut telemetry.log_level);
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let subscriber = subscriber(&telemetry, false, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            let _span = tracing::info_span!("pull", image = "alpine").entered();
+            tracing::info!(bytes = 7, "pulled");
+            tracing::debug!("hidden unless asked for");
+        });
+        let bytes = buffer.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn text_lines_carry_fields_and_span() {
+        let text = lines(LogFormat::Text, "info");
+        assert!(text.contains("INFO pull{image=\"alpine\"}"), "{text}");
+        assert!(text.contains("pulled bytes=7"), "{text}");
+        assert_eq!(text.lines().count(), 1);
+    }
+
+    #[test]
+    fn json_lines_are_objects_with_fields() {
+        let text = lines(LogFormat::Json, "info");
+        assert!(text.starts_with('{') && text.ends_with("}\n"), "{text}");
+        assert!(text.contains("\"bytes\":7"), "{text}");
+        assert!(text.contains("\"image\":\"alpine\""), "{text}");
+    }
+
+    #[test]
+    fn levels_can_be_set_by_module() {
+        assert_eq!(lines(LogFormat::Text, "warn").lines().count(), 0);
+        let filter = "warn,orlop_base::telemetry=debug";
+        assert_eq!(lines(LogFormat::Text, filter).lines().count(), 2);
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_read_says_what_would_be_right() {
+        for filter in ["loud!", "", "info,orlop_base", "orlop_base=loud"] {
+            let reason = check_filter(filter).unwrap_err();
+            assert!(reason.contains("must be a level"), "{reason}");
+        }
+    }
 }
