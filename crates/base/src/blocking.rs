@@ -194,7 +194,7 @@ mod tests {
         let pool = BlockingPool::new(1, 1);
         let error = pool.run("test", || panic!("boom")).await;
         assert_eq!(
-            error.map(|()| ()).unwrap_err().to_string(),
+            error.unwrap_err().to_string(),
             "blocking job test panicked: boom"
         );
         assert_eq!(pool.panics(), 1);

@@ -2,7 +2,7 @@
 //!
 //! Everything is read and checked before anything is done, and every mistake is reported at once. An unknown
 //! key is a warning with the nearest known one, so that a file written for a newer version still starts an
-//! older one. Every setting is declared once, with its default and its explanation, in [`sections`]; the text
+//! older one. Every setting is declared once, with its default and its explanation, in `sections`; the text
 //! of `orlopd config default` is made from those declarations.
 
 mod problem;

@@ -406,7 +406,7 @@ mod tests {
     async fn a_panic_is_counted_and_returned_even_when_nobody_waits() {
         let tree = tree();
         let handle = tree.spawn(DROPPED, |_| async { panic!("boom {}", 1) });
-        let error = handle.join().await.map(|()| ()).unwrap_err();
+        let error = handle.join().await.unwrap_err();
         assert_eq!(error.to_string(), "task dropped panicked: boom 1");
         drop(tree.spawn(DROPPED, |_| async { panic!("unheard") }));
         tree.shutdown(GRACE).await.unwrap();
@@ -437,7 +437,7 @@ mod tests {
         let child = tree.child("child");
         tree.shutdown(GRACE).await.unwrap();
         let handle = child.spawn(DROPPED, |_| async { panic!("ran") });
-        let error = handle.join().await.map(|()| ()).unwrap_err();
+        let error = handle.join().await.unwrap_err();
         assert_eq!(error, TaskError::Cancelled { kind: "dropped" });
         assert!(child.enter().is_err());
     }
