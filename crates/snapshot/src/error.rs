@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use orlop_sys::fs::FsError;
+use orlop_sys::mount::TableError;
+
 use crate::{Kind, SnapshotNumber};
 
 /// A failed operation on a snapshot or on the folder of a backend.
@@ -61,7 +64,13 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
-    /// A system call failed.
+    /// A file operation failed; the disk may be full ([`FsError::is_out_of_space`]).
+    #[error(transparent)]
+    Files(#[from] FsError),
+    /// The mount table could not be read, so nothing is removed or committed: it might be in use.
+    #[error("cannot tell which snapshots are mounted")]
+    Table(#[source] TableError),
+    /// A system call on a single file failed.
     #[error("cannot {operation} {}", path.display())]
     Io {
         /// What was tried.
@@ -85,8 +94,28 @@ impl Error {
             Self::InProgress { .. } => "ORL-E2004",
             Self::Unsupported { .. } => "ORL-E2005",
             Self::UnmountablePath { .. } => "ORL-E2006",
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "ORL-E2008",
-            Self::Io { .. } => "ORL-E2007",
+            Self::Io { .. } | Self::Files(_) if self.is_out_of_space() => "ORL-E2008",
+            Self::Io { .. } | Self::Files(_) => "ORL-E2007",
+            Self::Table(_) => "ORL-E2009",
+        }
+    }
+
+    /// Whether the disk or a quota is full.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        match self {
+            Self::Files(error) => error.is_out_of_space(),
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Self::Missing { .. }
+            | Self::WrongKind { .. }
+            | Self::Mounted { .. }
+            | Self::InProgress { .. }
+            | Self::Unsupported { .. }
+            | Self::UnmountablePath { .. }
+            | Self::Table(_) => false,
         }
     }
 
@@ -94,7 +123,11 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Mounted { .. } | Self::InProgress { .. } | Self::Io { .. } => true,
+            Self::Mounted { .. }
+            | Self::InProgress { .. }
+            | Self::Io { .. }
+            | Self::Files(_)
+            | Self::Table(_) => true,
             Self::Missing { .. }
             | Self::WrongKind { .. }
             | Self::Unsupported { .. }

@@ -1,7 +1,7 @@
 //! Snapshots of file trees: the writable layer of a container, the layers of an image, and what mounts them.
 //!
-//! Purpose: keep the files of snapshots under numbers, behind one trait with two backends, `Overlayfs` and
-//! `Native`.
+//! Purpose: keep the files of snapshots under numbers, behind one trait with two backends, [`Overlayfs`] and
+//! [`Native`].
 //!
 //! Non-goals: keys, names, parents, labels, namespaces and leases. Those are rows of `orlop-meta`, which assigns
 //! the numbers, never uses one twice, and hands the parents in with every call (ADR 2). Making mounts is
@@ -13,13 +13,21 @@
 //! - nothing is deleted that a mount of this mount namespace still uses, and no deletion crosses a mount;
 //! - a folder whose number has no row is an orphan and may go.
 //!
-//! Entry points: [`Snapshotter`], `Overlayfs::open`, `Native::open`.
+//! Entry points: [`Snapshotter`], [`Overlayfs::open`], [`Native::open`].
 
+mod copy;
 mod error;
+mod flush;
 mod model;
+mod native;
+mod overlayfs;
+mod store;
+mod users;
 
 pub use error::Error;
 pub use model::{
     ApplyTarget, Cleaned, Found, InvalidNumber, Kind, RemoveFailure, SnapshotNumber, Snapshotter,
     Usage, Whiteouts,
 };
+pub use native::Native;
+pub use overlayfs::Overlayfs;
