@@ -72,7 +72,9 @@ fn holder_text(holder: Option<u32>) -> String {
 
 impl FsError {
     /// Wraps the kernel's answer to `operation` on `path`.
-    pub(super) fn io(operation: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+    ///
+    /// For calls on a descriptor that has left [`super::Dir`]'s hands: reads, writes, syncs of a file.
+    pub fn io(operation: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
         Self::Io {
             operation,
             path: path.to_owned(),
