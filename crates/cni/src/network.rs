@@ -1,0 +1,493 @@
+//! Attaching and detaching: the plugins of one list, in order (CNI 1.1, section 3).
+//!
+//! Crash: `add` writes the attachment to the cache first without and then with its result, so that a restart finds
+//! whatever an interrupted ADD may have left and can `del` it. Cancellation: none; every plugin has a deadline.
+//! Ordering: calls for one attachment must not overlap; calls for different ones may.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use orlop_types::ContainerId;
+use serde_json::Value;
+
+use crate::cache::{Cache, CacheFault, Entry};
+use crate::config::{ConfigList, Plugin, candidates};
+use crate::error::Error;
+use crate::exec::{Invocation, Run, Runner, answer};
+use crate::protocol::{Command, request};
+use crate::result::Outcome;
+
+/// Where things are, and how long a plugin may take.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Network configurations, usually `/etc/cni/net.d`.
+    pub config_folder: PathBuf,
+    /// Plugins' executables, usually `/opt/cni/bin` and `/usr/lib/cni`; the first match counts.
+    pub plugin_folders: Vec<PathBuf>,
+    /// Results, usually `/var/lib/cni`.
+    pub cache_folder: PathBuf,
+    /// The time one plugin has for one command.
+    pub plugin_limit: Duration,
+}
+
+/// What is attached to a network.
+#[derive(Debug, Clone)]
+pub struct Attachment<'a> {
+    /// The container or sandbox.
+    pub container: &'a ContainerId,
+    /// Its network namespace. For `del` it may be gone.
+    pub namespace_path: &'a Path,
+    /// The name the interface gets inside, usually `eth0`.
+    pub interface: &'a str,
+    /// Arguments of capabilities by name: `portMappings`, `bandwidth`, `ips`, `dns`, `aliases`, ….
+    pub capabilities: BTreeMap<String, Value>,
+    /// `KEY=value;…` in `CNI_ARGS`, such as Kubernetes' pod name and namespace.
+    pub arguments: String,
+}
+
+/// One network and what runs its plugins.
+pub struct Network<R> {
+    list: ConfigList,
+    text: String,
+    settings: Settings,
+    cache: Cache,
+    runner: R,
+}
+
+impl<R: Runner> Network<R> {
+    /// Loads the first usable configuration of the folder, by name.
+    ///
+    /// # Errors
+    /// There is none, or the first one is broken: a broken file is reported rather than passed over, because the next one
+    /// would give pods a network nobody meant.
+    pub fn load(settings: Settings, runner: R) -> Result<Self, Error> {
+        let folder = &settings.config_folder;
+        let paths = candidates(folder).map_err(|source| Error::Folder {
+            folder: folder.clone(),
+            source,
+        })?;
+        let path = paths.into_iter().next().ok_or_else(|| Error::NoNetwork {
+            folder: folder.clone(),
+        })?;
+        let list = ConfigList::read(&path).map_err(Error::Config)?;
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Folder {
+            folder: path,
+            source,
+        })?;
+        let cache = Cache::new(&settings.cache_folder);
+        Ok(Self {
+            list,
+            text,
+            settings,
+            cache,
+            runner,
+        })
+    }
+
+    /// The network's configuration.
+    #[must_use]
+    pub const fn list(&self) -> &ConfigList {
+        &self.list
+    }
+
+    /// Attaches a container. On failure it has been detached again, best effort.
+    ///
+    /// # Errors
+    /// The first plugin that failed.
+    pub fn add(&self, attachment: &Attachment<'_>) -> Result<Outcome, Error> {
+        let mut entry = Entry::new(
+            &self.list.name,
+            attachment.interface,
+            attachment.container,
+            attachment.namespace_path,
+        );
+        entry.capability_args.clone_from(&attachment.capabilities);
+        entry.set_config(&self.text);
+        self.write(&entry, attachment)?;
+        match self.add_chain(attachment) {
+            Ok((result, outcome)) => {
+                entry.result = result;
+                self.write(&entry, attachment)?;
+                Ok(outcome)
+            }
+            Err(error) => {
+                if let Err(second) = self.del(attachment) {
+                    tracing::warn!(container = %attachment.container, error = %second, "a failed network attachment could not be undone");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn add_chain(&self, attachment: &Attachment<'_>) -> Result<(Value, Outcome), Error> {
+        let mut result: Option<Value> = None;
+        for plugin in &self.list.plugins {
+            result = Some(self.run(
+                &self.list,
+                plugin,
+                Command::Add,
+                Some(attachment),
+                result.as_ref(),
+                None,
+            )?);
+        }
+        let result = result.unwrap_or(Value::Null);
+        let outcome = Outcome::parse(&result).map_err(|source| Error::Answer {
+            plugin: self
+                .list
+                .plugins
+                .last()
+                .map(|plugin| plugin.kind.clone())
+                .unwrap_or_default(),
+            command: Command::Add.as_str(),
+            source,
+        })?;
+        Ok((result, outcome))
+    }
+
+    /// Detaches a container with the configuration, capabilities and result it was attached with, last plugin first.
+    /// Succeeds if it is not attached.
+    ///
+    /// # Errors
+    /// The first plugin that failed, after all of them have been asked. The cached attachment stays for the next try.
+    pub fn del(&self, attachment: &Attachment<'_>) -> Result<(), Error> {
+        let entry = self.read(attachment)?;
+        let list = entry
+            .as_ref()
+            .and_then(|entry| ConfigList::parse(&entry.config_text()?, &self.list.path).ok());
+        let list = list.as_ref().unwrap_or(&self.list);
+        let mut attachment = attachment.clone();
+        let previous = entry.map(|entry| {
+            attachment.capabilities = entry.capability_args;
+            entry.result
+        });
+        let previous = previous.filter(|result| !result.is_null());
+        let mut first_error = None;
+        for plugin in list.plugins.iter().rev() {
+            if let Err(error) = self.run(
+                list,
+                plugin,
+                Command::Del,
+                Some(&attachment),
+                previous.as_ref(),
+                None,
+            ) {
+                first_error.get_or_insert(error);
+            }
+        }
+        match first_error {
+            Some(error) => Err(error),
+            None => self
+                .cache
+                .remove(&self.list.name, attachment.container, attachment.interface)
+                .map_err(|source| cache_error("remove", &attachment, source)),
+        }
+    }
+
+    /// Asks every plugin whether the attachment is still as it was made. Nothing to ask before version 0.4.
+    ///
+    /// # Errors
+    /// The first plugin that finds a difference.
+    pub fn check(&self, attachment: &Attachment<'_>) -> Result<(), Error> {
+        let entry = self.read(attachment)?;
+        let Some(entry) = entry.filter(|_| self.list.is_at_least(0, 4) && !self.list.disable_check)
+        else {
+            return Ok(());
+        };
+        for plugin in &self.list.plugins {
+            self.run(
+                &self.list,
+                plugin,
+                Command::Check,
+                Some(attachment),
+                Some(&entry.result),
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Tells whether attaching could work now: every executable is there, and every plugin of version 1.1 says so.
+    ///
+    /// # Errors
+    /// What is missing, or the first plugin that is not ready.
+    pub fn status(&self) -> Result<(), Error> {
+        for plugin in &self.list.plugins {
+            let _path: PathBuf = self.executable(&self.list, plugin)?;
+            if self.list.is_at_least(1, 1) {
+                self.run(&self.list, plugin, Command::Status, None, None, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees what belongs to no attachment of `valid` (container, interface). Only plugins of version 1.1 know this.
+    ///
+    /// # Errors
+    /// The first plugin that failed, after all of them have been asked.
+    pub fn gc(&self, valid: &[(String, String)]) -> Result<(), Error> {
+        if !self.list.is_at_least(1, 1) || self.list.disable_gc {
+            return Ok(());
+        }
+        // Every plugin is asked before the first failure is told.
+        let asked: Vec<_> = self
+            .list
+            .plugins
+            .iter()
+            .map(|plugin| self.run(&self.list, plugin, Command::Gc, None, None, Some(valid)))
+            .collect();
+        asked.into_iter().try_for_each(|answer| answer.map(drop))
+    }
+
+    fn run(
+        &self,
+        list: &ConfigList,
+        plugin: &Plugin,
+        command: Command,
+        attachment: Option<&Attachment<'_>>,
+        previous: Option<&Value>,
+        valid: Option<&[(String, String)]>,
+    ) -> Result<Value, Error> {
+        let executable = self.executable(list, plugin)?;
+        let none = BTreeMap::new();
+        let capabilities = attachment.map_or(&none, |attachment| &attachment.capabilities);
+        let request = request(list, plugin, capabilities, previous, valid);
+        let invocation = Invocation {
+            plugin: &plugin.kind,
+            executable: &executable,
+            command,
+            container: attachment.map(|attachment| attachment.container),
+            namespace_path: attachment
+                .map_or(Path::new(""), |attachment| attachment.namespace_path),
+            interface: attachment.map_or("", |attachment| attachment.interface),
+            arguments: attachment.map_or("", |attachment| &attachment.arguments),
+            folders: &self.settings.plugin_folders,
+            request: &request,
+            limit: self.settings.plugin_limit,
+        };
+        let run: Run = self.runner.run(&invocation)?;
+        answer(&invocation, &run)
+    }
+
+    fn executable(&self, list: &ConfigList, plugin: &Plugin) -> Result<PathBuf, Error> {
+        let folders = &self.settings.plugin_folders;
+        folders
+            .iter()
+            .map(|folder| folder.join(&plugin.kind))
+            .find(|path| path.is_file())
+            .ok_or_else(|| Error::PluginMissing {
+                plugin: plugin.kind.clone(),
+                network: list.name.clone(),
+                folders: folders.clone(),
+            })
+    }
+
+    fn write(&self, entry: &Entry, attachment: &Attachment<'_>) -> Result<(), Error> {
+        self.cache
+            .write(entry)
+            .map_err(|source| cache_error("write", attachment, source))
+    }
+
+    fn read(&self, attachment: &Attachment<'_>) -> Result<Option<Entry>, Error> {
+        self.cache
+            .read(&self.list.name, attachment.container, attachment.interface)
+            .map_err(|source| cache_error("read", attachment, source))
+    }
+}
+
+fn cache_error(operation: &'static str, attachment: &Attachment<'_>, source: CacheFault) -> Error {
+    Error::Cache {
+        operation,
+        container: attachment.container.to_string(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// Answers from a table and remembers what it was asked.
+    #[derive(Default)]
+    struct Script {
+        fail: Option<(&'static str, Command)>,
+        asked: Mutex<Vec<(String, &'static str, Value)>>,
+    }
+
+    impl Runner for &Script {
+        fn run(&self, invocation: &Invocation<'_>) -> Result<Run, Error> {
+            let asked = (
+                invocation.plugin.to_owned(),
+                invocation.command.as_str(),
+                invocation.request.clone(),
+            );
+            self.asked.lock().unwrap().push(asked);
+            let fails = self.fail
+                == Some((
+                    if invocation.plugin == "a" { "a" } else { "b" },
+                    invocation.command,
+                ));
+            let answer = if fails {
+                json!({"code": 11, "msg": "later"})
+            } else {
+                json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.2/24"}]})
+            };
+            Ok(Run {
+                succeeded: !fails,
+                stdout: answer.to_string().into_bytes(),
+                stderr: Vec::new(),
+            })
+        }
+    }
+
+    struct Bench {
+        _folder: tempfile::TempDir,
+        settings: Settings,
+        container: ContainerId,
+    }
+
+    fn bench() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["net.d", "bin"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        let list = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"},{"type":"b","capabilities":{"portMappings":true}}]}"#;
+        for (name, text) in [("net.d/10.conflist", list), ("bin/a", ""), ("bin/b", "")] {
+            write(&at(name), text);
+        }
+        let settings = Settings {
+            config_folder: at("net.d"),
+            plugin_folders: vec![at("bin")],
+            cache_folder: at("cache"),
+            plugin_limit: Duration::from_secs(1),
+        };
+        Bench {
+            _folder: folder,
+            settings,
+            container: ContainerId::new("web").unwrap(),
+        }
+    }
+
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a test's own folder needs no durability"
+    )]
+    fn write(path: &Path, text: &str) {
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn attachment(bench: &Bench) -> Attachment<'_> {
+        Attachment {
+            container: &bench.container,
+            namespace_path: Path::new("/run/netns/x"),
+            interface: "eth0",
+            capabilities: BTreeMap::from([(
+                "portMappings".to_owned(),
+                json!([{"hostPort": 8080}]),
+            )]),
+            arguments: String::new(),
+        }
+    }
+
+    fn commands(script: &Script) -> Vec<String> {
+        script
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|(plugin, command, _)| format!("{command} {plugin}"))
+            .collect()
+    }
+
+    #[test]
+    fn plugins_are_added_forwards_and_deleted_backwards() {
+        let (bench, script) = (bench(), Script::default());
+        let network = Network::load(bench.settings.clone(), &script).unwrap();
+        let outcome = network.add(&attachment(&bench)).unwrap();
+        assert_eq!(outcome.addresses().collect::<Vec<_>>(), ["10.0.0.2"]);
+        network.del(&attachment(&bench)).unwrap();
+        assert_eq!(commands(&script), ["ADD a", "ADD b", "DEL b", "DEL a"]);
+    }
+
+    #[test]
+    fn del_uses_what_add_was_given_even_if_the_configuration_has_changed() {
+        let (bench, script) = (bench(), Script::default());
+        Network::load(bench.settings.clone(), &script)
+            .unwrap()
+            .add(&attachment(&bench))
+            .unwrap();
+        let other = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"}]}"#;
+        write(&bench.settings.config_folder.join("10.conflist"), other);
+        let forgetful = Attachment {
+            capabilities: BTreeMap::new(),
+            ..attachment(&bench)
+        };
+        Network::load(bench.settings.clone(), &script)
+            .unwrap()
+            .del(&forgetful)
+            .unwrap();
+        assert_eq!(commands(&script)[2..], ["DEL b", "DEL a"]);
+        let asked = script.asked.lock().unwrap();
+        assert_eq!(
+            asked[2].2["runtimeConfig"]["portMappings"][0]["hostPort"],
+            8080
+        );
+        assert_eq!(asked[2].2["prevResult"]["ips"][0]["address"], "10.0.0.2/24");
+    }
+
+    #[test]
+    fn a_failed_add_is_followed_by_del() {
+        let (bench, script) = (
+            bench(),
+            Script {
+                fail: Some(("b", Command::Add)),
+                ..Script::default()
+            },
+        );
+        let network = Network::load(bench.settings.clone(), &script).unwrap();
+        let error = network.add(&attachment(&bench)).unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(commands(&script), ["ADD a", "ADD b", "DEL b", "DEL a"]);
+    }
+
+    #[test]
+    fn del_goes_on_after_a_failure_and_can_be_repeated() {
+        let (bench, mut script) = (bench(), Script::default());
+        Network::load(bench.settings.clone(), &script)
+            .unwrap()
+            .add(&attachment(&bench))
+            .unwrap();
+        script.fail = Some(("b", Command::Del));
+        let error = Network::load(bench.settings.clone(), &script)
+            .unwrap()
+            .del(&attachment(&bench))
+            .unwrap_err();
+        assert_eq!(error.code(), "ORL-E6207");
+        script.fail = None;
+        Network::load(bench.settings.clone(), &script)
+            .unwrap()
+            .del(&attachment(&bench))
+            .unwrap();
+        assert_eq!(commands(&script)[2..], ["DEL b", "DEL a", "DEL b", "DEL a"]);
+    }
+
+    #[test]
+    fn a_missing_plugin_or_configuration_says_where_it_was_looked_for() {
+        let (bench, script) = (bench(), Script::default());
+        std::fs::remove_file(bench.settings.plugin_folders[0].join("b")).unwrap();
+        let network = Network::load(bench.settings.clone(), &script).unwrap();
+        let shown = network.status().unwrap_err().to_string();
+        assert!(shown.contains("\"b\"") && shown.contains("/bin"), "{shown}");
+        std::fs::remove_file(bench.settings.config_folder.join("10.conflist")).unwrap();
+        let error = Network::load(bench.settings.clone(), &script)
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(error.code(), "ORL-E6201");
+    }
+}
