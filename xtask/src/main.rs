@@ -1,6 +1,7 @@
 //! Repository chores.
 
 mod codegen;
+mod tidy;
 
 use std::path::Path;
 
@@ -15,6 +16,8 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["codegen"] => codegen::run(root, false),
         ["codegen", "--check"] => codegen::run(root, true),
-        _ => bail!("usage: cargo xtask codegen [--check]"),
+        ["tidy"] => tidy::run(root, false),
+        ["tidy", "--shrink"] => tidy::run(root, true),
+        _ => bail!("usage: cargo xtask codegen [--check] | tidy [--shrink]"),
     }
 }
