@@ -148,7 +148,11 @@ pub(crate) fn open_folder(
     let Some((_, begun)) = load_record(&dir, &name)? else {
         remove_tree_beneath(ingests, &name)?;
         let dir = ingests.create_dir(&name, PRIVATE_DIR)?;
-        store_record(&dir, reference, asked)?;
+        if let Err(error) = store_record(&dir, reference, asked) {
+            // The disk may be full: leave nothing. What cannot be removed is swept at the next start.
+            remove_tree_beneath(ingests, &name).ok();
+            return Err(error.into());
+        }
         return Ok((dir, asked));
     };
     let merged = begun.merge(asked, reference)?;

@@ -1,4 +1,5 @@
 //! The store's behaviour towards its callers, on a real file system.
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails the test")]
 
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
