@@ -1,13 +1,18 @@
 //! Mounts on the real kernel: every test has its own folder and takes its mounts down even when it fails.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail the test that calls them"
+)]
+
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use orlop_sys::mount::preflight::{self, Argument, Fault};
 use orlop_sys::mount::{
-    Detached, MountError, MountTable, Propagation, Unmount, UnmountErrors, escape_layer, mount_all,
-    unmount_all,
+    Detached, MountError, MountTable, Unmount, UnmountErrors, escape_layer, mount_all,
+    mount_overlay_at_once, unmount_all,
 };
 use orlop_types::Mount;
 
@@ -198,7 +203,6 @@ fn propagation_is_set_after_attaching() {
             .iter()
             .any(|p| p.starts_with("shared:"))
     );
-    assert_ne!(Propagation::Shared, Propagation::Private);
 }
 
 #[test]
@@ -264,13 +268,15 @@ fn two_hundred_layers_with_long_and_odd_names_are_one_overlay() {
 #[test]
 fn a_detached_mount_ends_when_it_is_dropped() {
     let scratch = Scratch::new();
-    let at = scratch.folder("at");
-    mount_all(&[mount("tmpfs", &[])], &at).unwrap();
-    let [lower, upper, work] = ["at/lower", "at/upper", "at/work"].map(|name| scratch.folder(name));
-    let detached = Detached::new(&overlay(&[&lower], Some((&upper, &work)))).unwrap();
-    unmount_all(&at, Unmount::default()).expect_err("the overlay holds what its folders are on");
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| scratch.folder(name));
+    let mut mount = overlay(&[&lower], Some((&upper, &work)));
+    // With an index the kernel lets only one overlay at a time use an upper folder.
+    mount.options.push("index=on".to_owned());
+    let detached = Detached::new(&mount).unwrap();
+    let error = Detached::new(&mount).expect_err("the first is still there");
+    assert!(all_of(&error).contains("busy"), "{}", all_of(&error));
     drop(detached);
-    unmount_all(&at, Unmount::default()).unwrap();
+    Detached::new(&mount).unwrap();
 }
 
 #[test]
@@ -464,4 +470,93 @@ fn the_preflight_finds_lowers_that_are_too_many_equal_or_nested() {
         ),
         "{found:?}"
     );
+}
+
+#[test]
+fn kernels_without_appending_get_two_hundred_layers_in_one_option_string() {
+    let scratch = Scratch::new();
+    let base = scratch.folder(&format!("{}/a:b\\c,d", "long".repeat(60)));
+    let lowers: Vec<_> = (0..200).map(|n| base.join(n.to_string())).collect();
+    for lower in &lowers {
+        fs::create_dir(lower).unwrap();
+        put(&lower.join(lower.file_name().unwrap()), "x");
+    }
+    let (upper, work, at) = (base.join("upper"), base.join("work"), scratch.folder("at"));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    let paths: Vec<_> = lowers.iter().map(PathBuf::as_path).collect();
+    let mut mount = overlay(&paths, Some((&upper, &work)));
+    mount.options.push("nosuid".to_owned());
+    mount_overlay_at_once(&mount, &at).unwrap_or_else(|e| panic!("{}", all_of(&e)));
+    assert_eq!(fs::read_dir(&at).unwrap().count(), 200);
+    put(&at.join("new"), "x");
+    assert!(upper.join("new").exists());
+    let table = MountTable::read().unwrap();
+    assert!(table.covering(&at).unwrap().options.contains("nosuid"));
+    mount.options.push("no_such_option".to_owned());
+    mount_overlay_at_once(&mount, &at).unwrap_err();
+    unmount_all(&at, Unmount::default()).unwrap();
+    assert!(scratch.entries().is_empty());
+}
+
+mod id_map {
+    #![allow(
+        clippy::disallowed_methods,
+        reason = "the child only holds a user namespace open"
+    )]
+
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    struct Sleeper(Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            self.0.kill().ok();
+            self.0.wait().ok();
+        }
+    }
+
+    /// A namespace in which users 0 to 999 are 100000 to 100999 outside.
+    fn user_namespace() -> fs::File {
+        let own = fs::read_link("/proc/self/ns/user").unwrap();
+        let child = Command::new("unshare")
+            .args(["--user", "sleep", "60"])
+            .spawn()
+            .unwrap();
+        let sleeper = Sleeper(child);
+        let proc = PathBuf::from(format!("/proc/{}", sleeper.0.id()));
+        while fs::read_link(proc.join("ns/user")).unwrap() == own {
+            std::thread::yield_now();
+        }
+        for map in ["uid_map", "gid_map"] {
+            use std::io::Write;
+            let mut file = fs::File::options()
+                .write(true)
+                .open(proc.join(map))
+                .unwrap();
+            file.write_all(b"0 100000 1000\n").unwrap();
+        }
+        fs::File::open(proc.join("ns/user")).unwrap()
+    }
+
+    #[test]
+    fn a_mapped_clone_shows_other_owners_and_the_original_does_not() {
+        let scratch = Scratch::new();
+        let (source, at) = (scratch.folder("source"), scratch.folder("at"));
+        put(&source.join("file"), "x");
+        std::os::unix::fs::chown(source.join("file"), Some(7), Some(8)).unwrap();
+        let tree = Detached::clone_tree(&source, true).unwrap();
+        let tree = tree.map_ids(user_namespace()).unwrap();
+        tree.attach(fs::File::open(&at).unwrap().as_fd(), &at)
+            .unwrap();
+        let mapped = fs::metadata(at.join("file")).unwrap();
+        assert_eq!((mapped.uid(), mapped.gid()), (100_007, 100_008));
+        assert_eq!(fs::metadata(source.join("file")).unwrap().uid(), 7);
+        drop(tree);
+        assert_eq!(scratch.entries(), [at], "an attached mount stays");
+    }
 }

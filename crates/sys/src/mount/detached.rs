@@ -45,7 +45,7 @@ fn mount_one(mount: &Mount, target: &Path) -> Result<Detached, MountError> {
     Ok(detached)
 }
 
-fn open_target(target: &Path, beneath: &str) -> Result<(OwnedFd, PathBuf), MountError> {
+pub(super) fn open_target(target: &Path, beneath: &str) -> Result<(OwnedFd, PathBuf), MountError> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let beneath = beneath.trim_start_matches('/');
     let path = target.join(beneath);

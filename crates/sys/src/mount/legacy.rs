@@ -15,10 +15,20 @@ use rustix::mount::{
 
 use super::attributes::{self, Attributes, Depth};
 use super::context::to_io;
-use super::detached::{open_layer, unescaped};
+use super::detached::{open_layer, open_target, unescaped};
 use super::options::{Options, Parameter};
 use super::overlay::split_layers;
 use super::{Detached, MountError};
+
+/// Mounts an overlay with all options in one string, as [`super::mount_all`] does by itself on kernels before 6.7.
+/// Public so that it can be tested on the kernels that do not need it.
+///
+/// # Errors
+/// As [`super::mount_all`], but the kernel does not say which option it refuses.
+pub fn mount_overlay_at_once(mount: &Mount, target: &Path) -> Result<(), MountError> {
+    let (folder, path) = open_target(target, "")?;
+    mount_overlay(mount, folder.as_fd(), &path).map(drop)
+}
 
 /// Whether `mount` cannot be configured key by key on this kernel.
 pub(super) fn is_needed_for(mount: &Mount) -> bool {

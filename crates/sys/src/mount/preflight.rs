@@ -279,14 +279,16 @@ impl Folder {
 }
 
 fn unusable(argument: Argument, path: PathBuf, source: io::Error) -> Fault {
-    match source.kind() {
-        io::ErrorKind::NotFound => Fault::Missing { argument, path },
-        io::ErrorKind::NotADirectory => Fault::NotAFolder { argument, path },
-        _ => Fault::Unreadable {
+    if source.kind() == io::ErrorKind::NotFound {
+        Fault::Missing { argument, path }
+    } else if source.kind() == io::ErrorKind::NotADirectory {
+        Fault::NotAFolder { argument, path }
+    } else {
+        Fault::Unreadable {
             argument,
             path,
             source,
-        },
+        }
     }
 }
 
