@@ -542,6 +542,68 @@ fn a_folder_that_overlay_cannot_use_is_refused_with_the_reason() {
     assert_eq!(error.code(), "ORL-E2005");
 }
 
+#[test]
+fn a_full_disk_or_a_read_only_root_is_a_clear_error_and_leaves_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().canonicalize().unwrap();
+    let tmpfs = orlop_types::Mount {
+        fs_type: "tmpfs".to_owned(),
+        source: "tmpfs".to_owned(),
+        options: vec!["size=1m".to_owned()],
+        ..orlop_types::Mount::default()
+    };
+    let bench = Bench {
+        backend: {
+            mount_all(&[tmpfs], &folder).unwrap();
+            BACKENDS[1].1(&folder.join("root"))
+        },
+        folder,
+        _scratch: scratch,
+    };
+    bench.layer(1, &[], |at| put(&at.join("a"), &"x".repeat(700_000)));
+    let error = bench.backend.prepare(n(2), &ns([1])).unwrap_err();
+    assert!(error.is_out_of_space() && error.is_retryable(), "{error:?}");
+    assert_eq!(error.code(), "ORL-E2008");
+    assert!(bench.raw("incoming").is_empty());
+    assert_eq!(bench.on_disk().len(), 1);
+
+    let read_only = orlop_types::Mount::bind(bench.folder.to_str().unwrap(), true);
+    mount_all(&[read_only], &bench.folder).unwrap();
+    for root in ["root", "other"].map(|name| bench.folder.join(name)) {
+        let error = Overlayfs::open(&root, &[]).unwrap_err();
+        assert!(
+            matches!(error.code(), "ORL-E2005" | "ORL-E2007"),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn of_several_threads_with_one_number_each_succeeds_or_is_told_to_retry() {
+    with_each(|bench| {
+        bench.layer(1, &[], |at| put(&at.join("a"), &"x".repeat(1_000_000)));
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let prepare = || bench.backend.prepare(n(2), &ns([1]));
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(prepare)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert!(outcomes.iter().any(Result::is_ok));
+        for error in outcomes.into_iter().filter_map(Result::err) {
+            assert!(
+                matches!(error, Error::InProgress { .. }) && error.is_retryable(),
+                "{error}"
+            );
+        }
+        bench.mounted(2, Kind::Active, &ns([1]), |at| {
+            assert_eq!(read(&at.join("a")).len(), 1_000_000)
+        });
+        assert!(bench.raw("incoming").is_empty());
+    });
+}
+
 mod crash {
     #![allow(
         clippy::disallowed_methods,
