@@ -17,6 +17,9 @@ use crate::{Committed, ContentError, ExtentMap, IngestReader};
 /// long. What is left is hashed by later writes and by the commit.
 const CATCH_UP_BYTES: u64 = 4 * 1024 * 1024;
 
+/// The disk is asked to begin writing in windows of this size.
+const WRITEBACK_BYTES: u64 = 4 * 1024 * 1024;
+
 /// What a blob should be, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Expected {
@@ -264,12 +267,23 @@ impl Core {
             .first()
             .is_some_and(|gap| gap.end - gap.start == bytes.len() as u64);
         claim.complete();
+        self.start_writeback(start, start + bytes.len() as u64);
         // Bytes that were present before may differ from those sent now: the file is what counts.
         self.follow(start, if is_as_sent { bytes } else { &[] });
         if self.progress.unsynced_bytes() >= self.shelves.options.checkpoint_bytes {
             self.checkpoint()?;
         }
         Ok(start + bytes.len() as u64)
+    }
+
+    /// Lets the disk begin with every window that a write has come to the end of, so that checkpoint and commit find
+    /// little left to wait for. Not with every write: small ones would be laid out in small pieces.
+    fn start_writeback(&self, start: u64, end: u64) {
+        let from = start - start % WRITEBACK_BYTES;
+        let to = end - end % WRITEBACK_BYTES;
+        if from < to {
+            orlop_sys::fs::start_writeback(&self.progress.file, from, to - from);
+        }
     }
 
     /// Lets the hash follow the prefix, unless another thread is at it. Never waits for a lock.

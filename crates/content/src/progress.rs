@@ -344,3 +344,50 @@ impl Drop for Exclusive<'_> {
         self.progress.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress() -> Progress {
+        let file = tempfile::tempfile().unwrap();
+        let reference = IngestRef::new("layer").unwrap();
+        Progress::new(reference, file, ExtentMap::new(), Expected::default())
+    }
+
+    #[test]
+    fn bytes_being_written_by_one_thread_are_refused_to_another_until_it_fails() {
+        let progress = progress();
+        let first = progress.claim(Some(0), 10).unwrap();
+        let refused = progress.claim(Some(5), 10).unwrap_err();
+        let overlap = WriteProblem::Overlap;
+        assert!(matches!(refused, ContentError::BadWrite { problem, .. } if problem == overlap));
+        progress.claim(Some(10), 5).unwrap().complete();
+        assert_eq!(progress.contiguous_bytes(), 0);
+        drop(first);
+        let retried = progress.claim(Some(5), 10).unwrap();
+        assert_eq!(
+            retried.gaps.first(),
+            Some(&(5..10)),
+            "10..15 is there already"
+        );
+    }
+
+    #[test]
+    fn whoever_is_exclusive_waits_for_claims_and_keeps_new_ones_out() {
+        let progress = progress();
+        let claim = progress.claim(Some(0), 10).unwrap();
+        std::thread::scope(|scope| {
+            let ended = scope.spawn(|| {
+                let exclusive = progress.exclusive().unwrap();
+                let seen = progress.contiguous_bytes();
+                exclusive.end(How::Aborted);
+                seen
+            });
+            claim.complete();
+            assert_eq!(ended.join().unwrap(), 10, "it came before the claim ended");
+        });
+        assert!(progress.claim(Some(10), 1).is_err());
+        assert!(progress.exclusive().is_err());
+    }
+}

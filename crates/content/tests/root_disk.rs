@@ -68,8 +68,8 @@ fn a_full_disk_is_said_so_and_the_ingest_goes_on_when_there_is_room() {
         (ErrorKind::OutOfSpace, "ORL-E1016")
     );
     assert_eq!(
-        ingest.missing(),
-        [0..800_000],
+        ingest.missing().first(),
+        Some(&(0..800_000)),
         "nothing half-written is believed"
     );
     assert_eq!(store.walk().unwrap().count(), 0);

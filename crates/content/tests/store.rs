@@ -555,7 +555,10 @@ fn an_ingest_is_not_turned_into_another_blob() {
         store.abort(&reference("layer")).unwrap_err().kind(),
         ErrorKind::NotFound
     );
-    assert_eq!(begin(&store, "layer", b"xyz").missing(), [0..3]);
+    assert_eq!(
+        begin(&store, "layer", b"xyz").missing().first(),
+        Some(&(0..3))
+    );
 }
 
 #[test]

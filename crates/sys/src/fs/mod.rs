@@ -28,6 +28,7 @@ mod remove;
 mod stat;
 mod usage;
 mod walk;
+mod writeback;
 
 pub use copy::{CopyMethod, copy_contents};
 pub use dir::{Dir, Entries, Entry};
@@ -37,6 +38,7 @@ pub use name::{Name, NameError};
 pub use remove::remove_tree_beneath;
 pub use stat::{FileKind, Stat};
 pub use usage::{FreeSpace, Usage, free_space, usage_beneath};
+pub use writeback::start_writeback;
 
 // Callers pass flags to `Dir::open_beneath`; they need not depend on the same version of rustix by luck.
 pub use rustix::fs::{Mode, OFlags};
