@@ -1,1 +1,17 @@
-//! Being written: see ARCHITECTURE.md.
+//! Images: pull, unpack, diff, push, import and export.
+//!
+//! Purpose: everything between a registry's bytes and a snapshot's files. This crate understands manifests, layers
+//! and archives.
+//!
+//! Non-goals: running containers, speaking gRPC, deciding what is kept.
+//!
+//! Invariants:
+//! - no byte of a layer is trusted before its diff id matched, and nothing unpacked from it leaves its root;
+//! - every size that an image states is checked against a limit before memory or disk follows it.
+//!
+//! Entry points: [`apply`] for layers, [`layer`] and [`compression`] for their bytes, [`model`] for manifests.
+
+pub mod apply;
+pub mod compression;
+pub mod layer;
+pub mod model;
