@@ -1,0 +1,242 @@
+//! Blobs: in parallel ranges where that pays and works, in one stream where not.
+//!
+//! A fetch goes in rounds. Each round asks the sink what is missing, plans ranges for the hosts still in play and
+//! runs a few workers side by side. A range that fails goes back into the queue; a host that cannot serve leaves the
+//! fetch; one that should be asked later is waited for. The next round starts from what the sink then lacks.
+//!
+//! Mirrors are used all at once; the registry itself only when no mirror is left, for mirrors are there to spare it.
+//!
+//! Cancellation: dropping the future stops everything; a write that has begun ends by itself. What the sink holds is
+//! whole ranges of the right bytes, so a later fetch into it goes on. Crash: the sink's own promise.
+//! Ordering: writes come in any order and never overlap within one round.
+
+mod budget;
+mod hosts;
+mod plan;
+mod pump;
+mod range;
+mod sink;
+mod source;
+mod worker;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use orlop_base::retry::Jitter;
+use orlop_types::{Descriptor, Reference};
+
+pub use budget::MemoryBudget;
+pub(crate) use hosts::HostMemory;
+pub use sink::BlobSink;
+
+use crate::client::Client;
+use crate::error::{Error, Failure, FailureKind, Operation};
+use plan::{Plan, Queue};
+use worker::Lane;
+
+/// How blobs are fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchOptions {
+    /// Blobs up to this many bytes come in one stream.
+    pub threshold_bytes: u64,
+    /// Length of a range in bytes.
+    pub chunk_bytes: u64,
+    /// Ranges of one blob at once.
+    pub parallel_per_blob: usize,
+    /// Requests for blobs to one host at once, over all blobs.
+    pub parallel_per_host: usize,
+    /// How long a connection may be without a byte.
+    pub no_progress: Duration,
+    /// How long a host that serves ranges wrongly is asked for whole blobs only.
+    pub ranges_avoided_for: Duration,
+}
+
+impl Default for FetchOptions {
+    fn default() -> Self {
+        Self {
+            threshold_bytes: 8 << 20,
+            chunk_bytes: 8 << 20,
+            parallel_per_blob: 4,
+            parallel_per_host: 12,
+            no_progress: Duration::from_secs(30),
+            ranges_avoided_for: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What a fetch did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Bytes received and stored, by host.
+    pub bytes_by_host: Vec<(String, u64)>,
+    /// Rounds it took; one when nothing went wrong.
+    pub rounds: u32,
+}
+
+impl Client {
+    /// Brings what `sink` lacks of `descriptor` from the hosts of the reference's registry.
+    ///
+    /// Returns when the sink lacks nothing. The bytes then have the right length; their digest is for the sink's
+    /// owner to verify. Safe to drop at any point and to repeat with the same sink.
+    ///
+    /// # Errors
+    /// No host could give what is missing, or the sink could not take it. What the sink has by then stays.
+    pub async fn fetch_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        sink: Arc<dyn BlobSink>,
+    ) -> Result<Fetched, Error> {
+        let operation = Operation::FetchBlob;
+        let subject = format!("{}@{}", reference.locator(), descriptor.digest);
+        if is_foreign(descriptor) {
+            let failure = Failure::new(
+                reference.registry(),
+                FailureKind::Foreign,
+                descriptor.media_type.as_str(),
+            );
+            return Err(Error::new(operation, subject, vec![failure]));
+        }
+        let endpoints = self.endpoints(operation, reference, |can| can.pull).await?;
+        let lanes = endpoints
+            .iter()
+            .map(|endpoint| Lane::new(self.door(endpoint, reference), reference, descriptor, &sink))
+            .collect();
+        let fetch = Fetch {
+            client: self,
+            size: descriptor.size,
+            sink,
+            lanes,
+            failed: Vec::new(),
+            jitter: Jitter::from_entropy(),
+        };
+        fetch
+            .run()
+            .await
+            .map_err(|failures| Error::new(operation, subject, failures))
+    }
+}
+
+/// Layers whose licence forbids to distribute them name URLs instead (OCI image-spec, "non-distributable").
+fn is_foreign(descriptor: &Descriptor) -> bool {
+    !descriptor.urls.is_empty()
+        || descriptor.media_type.contains(".foreign.")
+        || descriptor.media_type.contains(".nondistributable.")
+}
+
+/// One blob under way.
+struct Fetch<'a> {
+    client: &'a Client,
+    size: u64,
+    sink: Arc<dyn BlobSink>,
+    lanes: Vec<Lane>,
+    failed: Vec<Failure>,
+    jitter: Jitter,
+}
+
+impl Fetch<'_> {
+    async fn run(mut self) -> Result<Fetched, Vec<Failure>> {
+        let mut report = Fetched {
+            bytes_by_host: Vec::new(),
+            rounds: 0,
+        };
+        loop {
+            let missing = plan::clip(&self.sink.missing(), self.size);
+            if missing.is_empty() {
+                for lane in &mut self.lanes {
+                    lane.finish(&mut report.bytes_by_host);
+                }
+                return Ok(report);
+            }
+            let active = self.active();
+            if active.is_empty() {
+                return Err(self.failed);
+            }
+            report.rounds += 1;
+            let failures = self.round(&missing, &active).await;
+            let progressed = plan::clip(&self.sink.missing(), self.size) != missing;
+            self.judge(failures, progressed).await?;
+        }
+    }
+
+    /// The lanes to use now: all mirrors, or the registry itself when no mirror is left.
+    fn active(&self) -> Vec<usize> {
+        let alive = |upstream: bool| -> Vec<usize> {
+            (0..self.lanes.len())
+                .filter(|at| {
+                    !self.lanes[*at].is_closed() && self.lanes[*at].is_upstream() == upstream
+                })
+                .collect()
+        };
+        let mirrors = alive(false);
+        if mirrors.is_empty() {
+            alive(true)
+        } else {
+            mirrors
+        }
+    }
+
+    async fn round(&self, missing: &[Range<u64>], active: &[usize]) -> Vec<(usize, Failure)> {
+        let options = &self.client.options.fetch;
+        let memory = &self.client.shared.memory;
+        let serving: Vec<usize> = active
+            .iter()
+            .copied()
+            .filter(|at| memory.serves_ranges(self.lanes[*at].host()))
+            .collect();
+        let plan = Plan::make(missing, self.size, options, !serving.is_empty());
+        let (queue, workers, lanes) = match plan {
+            Plan::Ranges { queue, workers } => (queue, workers, serving),
+            Plan::Stream { queue } => (queue, 1, active.to_vec()),
+        };
+        let queue = Queue::new(queue);
+        let run = (0..workers).map(|worker| {
+            let at = lanes[worker % lanes.len()];
+            let (lane, queue) = (&self.lanes[at], &queue);
+            async move {
+                lane.work(queue, missing)
+                    .await
+                    .err()
+                    .map(|failure| (at, failure))
+            }
+        });
+        join_all(run).await.into_iter().flatten().collect()
+    }
+
+    /// Draws the consequences of a round.
+    async fn judge(
+        &mut self,
+        failures: Vec<(usize, Failure)>,
+        progressed: bool,
+    ) -> Result<(), Vec<Failure>> {
+        let mut wait = Duration::ZERO;
+        for (at, failure) in failures {
+            if failure.kind == FailureKind::Sink {
+                self.failed.push(failure);
+                return Err(std::mem::take(&mut self.failed));
+            }
+            let lane = &mut self.lanes[at];
+            tracing::debug!(host = lane.host(), error = %failure, "a range failed");
+            let verdict = lane.judge(
+                &failure,
+                progressed,
+                &self.client.options.retry,
+                &mut self.jitter,
+            );
+            match verdict {
+                Some(pause) => wait = wait.max(pause),
+                None if lane.is_closed() => {}
+                None => {
+                    lane.close();
+                    self.failed.push(failure);
+                }
+            }
+        }
+        if !self.active().is_empty() && !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
+    }
+}
