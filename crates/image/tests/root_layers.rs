@@ -9,6 +9,7 @@ mod layers {
     pub(crate) mod support;
 
     mod attacks;
+    mod diff;
     mod foreign;
     mod settle;
     mod whiteouts;

@@ -39,9 +39,12 @@ use orlop_types::Digest;
 use crate::compression::{Bounds, Decompressor};
 use crate::layer::{EndMarker, LayerReader, Limits};
 
+pub(crate) use create::is_overlay_attribute;
 pub use error::ApplyError;
+pub(crate) use lowers::is_opaque;
 pub use lowers::{Found, MergedView};
 pub use settle::{Settled, settle};
+pub(crate) use whiteout::{OPAQUE as OPAQUE_MARKER, PREFIX as WHITEOUT_PREFIX};
 
 /// The attribute with which overlayfs marks a directory that hides what is below it.
 pub(crate) const OPAQUE_ATTRIBUTE: &[u8] = b"trusted.overlay.opaque";
