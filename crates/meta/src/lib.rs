@@ -38,6 +38,7 @@ pub use content::{Blob, Content, Ingest, IngestOptions, IngestStatus, Opened};
 pub use db::{Backends, Committed, Db};
 pub use error::{Error, ErrorKind};
 pub use event::Event;
+pub use orlop_snapshot::Kind as SnapshotKind;
 pub use outbox::{EVENTS_MAX, Envelope, EventPage};
 pub use records::{
     Container, Containers, Image, Images, Lease, LeaseResource, Leases, NamespaceRecord,
