@@ -1,1 +1,126 @@
-//! Being written: see ARCHITECTURE.md.
+//! containerd's gRPC services and `orlop.v1` over the operations of the engine.
+//!
+//! Purpose: translation. One file per service turns requests into calls of `meta`, `image` and `runtime`, and answers
+//! into messages, with containerd's semantics where clients depend on them.
+//!
+//! Non-goals: deciding anything. A rule that another façade would need as well belongs below this crate. Services that
+//! are not here answer `UNIMPLEMENTED`, so that clients know.
+//!
+//! Invariants:
+//! - every id, digest and key of a request is parsed before it goes further;
+//! - errors become statuses in one file, and carry the id of the page that explains them;
+//! - no call blocks a thread of the async runtime: `meta` is called in the bounded pool;
+//! - messages are at most 16 MiB, lists are streamed in pieces where the protocol allows it.
+//!
+//! Entry points: [`routes`] and [`serve`].
+
+mod authority;
+mod containers;
+mod content;
+mod events;
+mod health;
+mod images;
+mod introspection;
+mod leases;
+mod namespaces;
+mod request;
+mod sandboxes;
+mod server;
+mod snapshots;
+mod status;
+mod store;
+mod translate;
+mod version;
+
+use orlop_api::containerd::services::containers::v1::containers_server::ContainersServer;
+use orlop_api::containerd::services::content::v1::content_server::ContentServer;
+use orlop_api::containerd::services::events::v1::events_server::EventsServer;
+use orlop_api::containerd::services::images::v1::images_server::ImagesServer;
+use orlop_api::containerd::services::introspection::v1::introspection_server::IntrospectionServer;
+use orlop_api::containerd::services::leases::v1::leases_server::LeasesServer;
+use orlop_api::containerd::services::namespaces::v1::namespaces_server::NamespacesServer;
+use orlop_api::containerd::services::sandbox::v1::store_server::StoreServer;
+use orlop_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use orlop_api::containerd::services::version::v1::version_server::VersionServer;
+use orlop_api::grpc::health::v1::health_server::HealthServer;
+use orlop_base::task::TaskTree;
+use orlop_meta::Db;
+use tonic::service::Routes;
+
+pub use introspection::{Component, Identity};
+pub use server::{Access, ServeError, serve};
+
+use server::MESSAGE_BYTES_MAX;
+
+/// What the services stand on.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Who this daemon is.
+    pub identity: Identity,
+    /// What it is made of.
+    pub components: Vec<Component>,
+    /// The records, with their backends.
+    pub db: Db,
+    /// Owns what outlives a call. Shut it down after [`serve`] has returned.
+    pub tasks: TaskTree,
+}
+
+/// Gives a generated server this crate's limits.
+macro_rules! limited {
+    ($server:expr) => {
+        $server
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    };
+}
+
+/// Every service of this crate over `parts`.
+#[must_use]
+pub fn routes(parts: Parts) -> Routes {
+    let version = version::VersionService {
+        version: parts.identity.version.clone(),
+        revision: parts.identity.revision.clone(),
+    };
+    let introspection = introspection::IntrospectionService {
+        identity: parts.identity,
+        components: parts.components,
+    };
+    let store = store::Store::new(parts.db);
+    let content = content::ContentService {
+        store: store.clone(),
+        tasks: parts.tasks,
+    };
+    records(&store)
+        .add_service(limited!(ContentServer::new(content)))
+        .add_service(limited!(VersionServer::new(version)))
+        .add_service(limited!(IntrospectionServer::new(introspection)))
+        .add_service(limited!(HealthServer::new(health::HealthService)))
+}
+
+/// The services that need nothing but the database.
+fn records(store: &store::Store) -> Routes {
+    let store = || store.clone();
+    Routes::builder()
+        .routes()
+        .add_service(limited!(NamespacesServer::new(
+            namespaces::NamespacesService { store: store() }
+        )))
+        .add_service(limited!(ImagesServer::new(images::ImagesService {
+            store: store()
+        })))
+        .add_service(limited!(ContainersServer::new(
+            containers::ContainersService { store: store() }
+        )))
+        .add_service(limited!(SnapshotsServer::new(
+            snapshots::SnapshotsService { store: store() }
+        )))
+        .add_service(limited!(LeasesServer::new(leases::LeasesService {
+            store: store()
+        })))
+        .add_service(limited!(StoreServer::new(sandboxes::SandboxesService {
+            store: store()
+        })))
+        .add_service(limited!(EventsServer::new(events::EventsService {
+            store: store()
+        })))
+}
