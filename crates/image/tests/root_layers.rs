@@ -8,6 +8,7 @@
 mod layers {
     pub(crate) mod support;
 
+    mod archives;
     mod attacks;
     mod diff;
     mod foreign;

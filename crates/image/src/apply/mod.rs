@@ -43,6 +43,7 @@ pub(crate) use create::is_overlay_attribute;
 pub use error::ApplyError;
 pub(crate) use lowers::is_opaque;
 pub use lowers::{Found, MergedView};
+pub(crate) use pipeline::Hasher;
 pub use settle::{Settled, settle};
 pub(crate) use whiteout::{OPAQUE as OPAQUE_MARKER, PREFIX as WHITEOUT_PREFIX};
 

@@ -22,28 +22,28 @@ struct Block {
 }
 
 /// The hash over the uncompressed stream.
-pub(super) enum Hasher {
+pub(crate) enum Hasher {
     Sha256(Sha256),
     Sha512(Box<Sha512>),
 }
 
 impl Hasher {
     /// The algorithm of the digest that will be compared; SHA-256 if there is none.
-    pub(super) fn new(expected: Option<&Digest>) -> Self {
+    pub(crate) fn new(expected: Option<&Digest>) -> Self {
         match expected.map(Digest::algorithm) {
             Some(Algorithm::Sha512) => Self::Sha512(Box::default()),
             Some(Algorithm::Sha256) | None => Self::Sha256(Sha256::new()),
         }
     }
 
-    fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha256(hash) => hash.update(bytes),
             Self::Sha512(hash) => hash.update(bytes),
         }
     }
 
-    fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         match self {
             Self::Sha256(hash) => Digest::sha256(hash.finalize().into()),
             Self::Sha512(hash) => Digest::sha512(hash.finalize().into()),
