@@ -208,19 +208,7 @@ impl Content<'_> {
             let row = load_row(tx, self.view, reference)?;
             let namespace = node::ensure_namespace(tx, self.view.namespace())?;
             self.view.unbind(tx, namespace, row.id)?;
-            remove_row(tx, row.id)?;
-            if row.shared {
-                // The other namespace may have let go of the bytes since.
-                if let Some(digest) = &row.expected.digest {
-                    let seen = node::find_live(tx, content_key(namespace, &digest.to_string()))?;
-                    if seen.is_none() {
-                        let size = row.expected.size_bytes.unwrap_or(0);
-                        sweep::enqueue_blob(tx, namespace, digest, size)?;
-                    }
-                }
-            } else {
-                sweep::enqueue(tx, SweepKind::Ingest, ("", &row.number.to_string()), 0)?;
-            }
+            collect(tx, namespace, &row)?;
             Ok(row)
         })?;
         if row.shared {
@@ -313,6 +301,31 @@ impl Content<'_> {
     }
 }
 
+/// Removes an ingest by the id of its node, and queues what it leaves on disk.
+pub(crate) fn collect_by_id(tx: &Tx<'_>, namespace: i64, id: i64) -> Result<(), Error> {
+    match load_by_id(tx, id)? {
+        Some(row) => collect(tx, namespace, &row),
+        None => Ok(()),
+    }
+}
+
+/// Removes an ingest's row and node, and queues what it leaves on disk: its folder, or a shared blob that nobody sees.
+fn collect(tx: &Tx<'_>, namespace: i64, row: &IngestRow) -> Result<(), Error> {
+    remove_row(tx, row.id)?;
+    if !row.shared {
+        return sweep::enqueue(tx, SweepKind::Ingest, ("", &row.number.to_string()), 0);
+    }
+    let Some(digest) = &row.expected.digest else {
+        return Ok(());
+    };
+    // The namespace whose blob was to be shared may have let go of it since.
+    if node::find_live(tx, content_key(namespace, &digest.to_string()))?.is_some() {
+        return Ok(());
+    }
+    let size = row.expected.size_bytes.unwrap_or(0);
+    sweep::enqueue_blob(tx, namespace, digest, size)
+}
+
 /// Removes an ingest's row and node. Its folder is the caller's to queue.
 pub(crate) fn remove_row(tx: &Tx<'_>, id: i64) -> Result<(), Error> {
     tx.prepare_cached("DELETE FROM ingests WHERE id = ?1")
@@ -398,6 +411,10 @@ pub(super) fn load_row(
     let missing = || not_found(NodeKind::Ingest, reference, view.namespace());
     let namespace = node::namespace_id(connection, view.namespace())?.ok_or_else(missing)?;
     let id = node::find_live(connection, key(namespace, reference))?.ok_or_else(missing)?;
+    load_by_id(connection, id)?.ok_or_else(missing)
+}
+
+fn load_by_id(connection: &Connection, id: i64) -> Result<Option<IngestRow>, Error> {
     connection
         .prepare_cached(&format!("{SELECT} WHERE ingest.id = ?1"))
         .and_then(|mut select| {
@@ -407,7 +424,7 @@ pub(super) fn load_row(
             found.optional()
         })
         .map_err(Error::database("read an ingest"))?
-        .unwrap_or_else(|| Err(missing()))
+        .transpose()
 }
 
 fn row(columns: &Columns<'_, '_>) -> Result<IngestRow, Error> {

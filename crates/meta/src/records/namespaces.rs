@@ -130,23 +130,38 @@ impl<'a> Namespaces<'a> {
                     reason: format!("it still has {}", remaining.join(", ")),
                 });
             }
-            tx.execute_batch(&format!(
-                "INSERT INTO sweeps (kind, scope, key, bytes, queued_at, next_try_at)
-                    SELECT 2, '', number, 0, {now}, {now} FROM ingests
-                    WHERE id IN (SELECT id FROM nodes WHERE namespace = {id});
-                 DELETE FROM ingests WHERE id IN (SELECT id FROM nodes WHERE namespace = {id});
-                 DELETE FROM leases WHERE id IN (SELECT id FROM nodes WHERE namespace = {id});
-                 DELETE FROM refs WHERE owner IN (SELECT id FROM nodes WHERE namespace = {id});
-                 DELETE FROM nodes WHERE namespace = {id};
-                 DELETE FROM namespaces WHERE id = {id};",
-                now = tx.now
-            ))
-            .map_err(Error::database("remove a namespace"))?;
+            empty(tx, id)?;
+            tx.execute("DELETE FROM namespaces WHERE id = ?1", [id])
+                .map_err(Error::database("remove a namespace"))?;
             tx.note_deletion();
             let event = Event::NamespaceDelete { name: name.clone() };
             tx.append(name, &event).map(drop)
         })
     }
+}
+
+/// Removes what goes with a namespace: ingests and leases, and names that only they mentioned.
+fn empty(tx: &Tx<'_>, id: i64) -> Result<(), Error> {
+    let failed = Error::database("empty a namespace");
+    for kind in [node::NodeKind::Ingest, node::NodeKind::Lease] {
+        let mut select = tx
+            .prepare_cached("SELECT id FROM nodes WHERE namespace = ?1 AND kind = ?2 AND live = 1")
+            .map_err(failed)?;
+        let nodes = select
+            .query_map(params![id, kind as u8], |row| row.get(0))
+            .and_then(Iterator::collect::<Result<Vec<i64>, _>>)
+            .map_err(failed)?;
+        for node in nodes {
+            if kind == node::NodeKind::Lease {
+                super::leases::remove(tx, node)?;
+            } else {
+                crate::content::ingest::collect_by_id(tx, id, node)?;
+            }
+        }
+    }
+    tx.execute("DELETE FROM nodes WHERE namespace = ?1", [id])
+        .map_err(failed)?;
+    Ok(())
 }
 
 /// The kinds of records that keep a namespace from being removed, with their counts.

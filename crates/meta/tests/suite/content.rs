@@ -275,3 +275,22 @@ fn labels_of_a_blob_change_by_mask_and_bring_references() {
         1
     );
 }
+
+#[test]
+fn a_shared_ingest_that_is_given_up_lets_the_last_bytes_go() {
+    let fixture = Fixture::new();
+    let (one, two) = (fixture.view("one"), fixture.view("two"));
+    for give_up in ["abort", "namespace"] {
+        put(&one.content(), "r");
+        let shared = open(&two.content(), "r", &expecting_hello());
+        one.content().delete(&hello()).unwrap();
+        assert_eq!(fixture.number("SELECT count(*) FROM sweeps"), 0);
+        if give_up == "abort" {
+            shared.abort().unwrap();
+        } else {
+            fixture.db.namespaces().delete(two.namespace()).unwrap();
+        }
+        let queued = "SELECT count(*) FROM sweeps WHERE kind = 1";
+        assert_eq!(fixture.number(queued), 1, "{give_up}");
+    }
+}

@@ -1,5 +1,7 @@
 //! What the database promises, asked through its public views.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 mod concurrency;
 mod content;
