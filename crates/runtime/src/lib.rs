@@ -1,3 +1,29 @@
-//! Being written: see ARCHITECTURE.md.
+//! Containers and their tasks: what runs, how it got there, how it ended.
+//!
+//! Purpose: the operations behind containerd's task service, `orlop.v1` and CRI: create, start, signal, execute, delete.
+//!
+//! Non-goals: images and registries (their results come in as values), wire types of any façade.
+//!
+//! Invariants:
+//! - the record is written before each outside effect, so a crash at any moment leaves a record that says what may exist;
+//! - a creation that fails undoes every step it took;
+//! - an exit code that nobody observed is never presented as one that somebody did.
+//!
+//! Entry points: [`Runtime`], [`events::serve`], [`spec::build`], [`machine::Task`].
 
+mod actor;
+mod bundle;
+mod core;
+mod error;
+pub mod events;
+mod exit;
+pub mod machine;
+mod record;
+mod runtime;
+mod shim;
 pub mod spec;
+
+pub use self::core::{RuntimeSettings, Settings};
+pub use error::{Error, ErrorKind};
+pub use record::Streams;
+pub use runtime::{CreateTask, Exec, ProcessState, Runtime, Status};

@@ -1,0 +1,104 @@
+//! Bundles: the folder an OCI runtime and a shim work in (runtime-spec, bundle.md).
+//!
+//! ```text
+//! <state>/<namespace>/<container>/
+//!     config.json     the OCI spec
+//!     rootfs/         where the root file system is mounted, by the shim
+//!     exit.json       how the process ended, written by orlop-shim before the cgroup goes
+//! ```
+//!
+//! Crash: a bundle is built before anything uses it and removed after nothing does; both can be repeated. It lies on a
+//! file system that a reboot empties, and so do the processes it belongs to.
+
+use std::path::{Path, PathBuf};
+
+use orlop_sys::fs::{Dir, FsError, Mode, Name, remove_tree_beneath};
+use orlop_sys::mount::{Unmount, unmount_all};
+use orlop_types::{ContainerId, Namespace};
+
+use crate::Error;
+
+/// An exit record larger than this was not written by our shim.
+const EXIT_RECORD_BYTES_MAX: u64 = 1 << 20;
+
+/// A container's bundle, whether or not it exists.
+#[derive(Debug, Clone)]
+pub(crate) struct Bundle {
+    parent: PathBuf,
+    name: Name,
+}
+
+impl Bundle {
+    /// Where the bundle of a container is.
+    pub(crate) fn new(state: &Path, namespace: &Namespace, container: &ContainerId) -> Self {
+        let name = Name::new(container.as_str()).expect("a container id is one path component");
+        Self {
+            parent: state.join(namespace.as_str()),
+            name,
+        }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.parent.join(self.name.as_os_str())
+    }
+
+    /// Makes the folder and writes the spec; what an earlier try left is replaced.
+    pub(crate) fn create(&self, spec: &[u8]) -> Result<(), Error> {
+        self.write(spec)
+            .map_err(|source| self.error("create", source))
+    }
+
+    fn write(&self, spec: &[u8]) -> Result<(), FsError> {
+        let parent = Dir::create_all(&self.parent, Mode::from_raw_mode(0o711))?;
+        let folder = parent.ensure_dir(&self.name, Mode::from_raw_mode(0o711))?;
+        folder.ensure_dir(&Name::from_static("rootfs"), Mode::from_raw_mode(0o711))?;
+        folder.write_atomic(
+            &Name::from_static("config.json"),
+            spec,
+            Mode::from_raw_mode(0o600),
+        )
+    }
+
+    /// Takes down what is still mounted in it and removes it. Does nothing if it is not there.
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        if let Err(error) = unmount_all(
+            &self.path().join("rootfs"),
+            Unmount {
+                detach: true,
+                recursive: true,
+            },
+        ) {
+            // The removal below refuses to cross whatever is still mounted, and says what it is.
+            tracing::warn!(bundle = %self.path().display(), %error, "cannot unmount the root file system");
+        }
+        let parent = match Dir::open(&self.parent) {
+            Ok(parent) => parent,
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(source) => return Err(self.error("remove", source)),
+        };
+        match remove_tree_beneath(&parent, &self.name) {
+            Ok(_freed) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(source) => Err(self.error("remove", source)),
+        }
+    }
+
+    /// The exit record, if the shim wrote one.
+    pub(crate) fn exit_record(&self) -> Result<Option<Vec<u8>>, Error> {
+        let read = Dir::open(&self.path())
+            .and_then(|folder| folder.read(&Name::from_static("exit.json"), EXIT_RECORD_BYTES_MAX));
+        match read {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(source) => Err(self.error("read", source)),
+        }
+    }
+
+    fn error(&self, operation: &'static str, source: FsError) -> Error {
+        Error::Bundle {
+            operation,
+            path: self.path(),
+            source,
+        }
+    }
+}

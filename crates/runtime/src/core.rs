@@ -1,0 +1,188 @@
+//! What every task of the runtime shares.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use orlop_api::Any;
+use orlop_base::clock::SharedClock;
+use orlop_base::task::TaskTree;
+use orlop_meta::Db;
+
+use crate::Error;
+use crate::actor::{Handle, TaskKey};
+
+/// How the runtime is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bundles; on a file system that a reboot empties.
+    pub state_folder: PathBuf,
+    /// Logs of containers that nobody is attached to; kept over a reboot.
+    pub log_folder: PathBuf,
+    /// The daemon's gRPC socket, told to shims.
+    pub address: PathBuf,
+    /// The daemon's ttrpc socket, to which shims send events.
+    pub ttrpc_address: PathBuf,
+    /// An executable that takes `publish` with an event on standard input, for shims that do not speak ttrpc.
+    pub publish_binary: PathBuf,
+    /// Where shims are looked for, in order.
+    pub shim_folders: Vec<PathBuf>,
+    /// Runtimes by name, over what is installed.
+    pub runtimes: BTreeMap<String, RuntimeSettings>,
+    /// The runtime of a container that names none.
+    pub default_runtime: String,
+    /// The cgroup that containers of [`crate::Runtime::create_container`] are put under, from the controllers' root.
+    pub cgroup_parent: PathBuf,
+}
+
+/// One configured runtime.
+#[derive(Debug, Clone, Default)]
+pub struct RuntimeSettings {
+    /// The shim's executable; by the runtime's name otherwise.
+    pub shim_binary: Option<PathBuf>,
+    /// Options for containers that bring none.
+    pub options: Option<Any>,
+}
+
+/// Shared by the façade and all actors.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) db: Db,
+    pub(crate) clock: SharedClock,
+    pub(crate) tasks: TaskTree,
+    handles: Mutex<HashMap<TaskKey, Handle>>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        settings: Settings,
+        db: Db,
+        clock: SharedClock,
+        tasks: TaskTree,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            db,
+            clock,
+            tasks,
+            handles: Mutex::new(HashMap::new()),
+        })
+    }
+
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.wall()
+    }
+
+    /// The way to a task's actor.
+    pub(crate) fn handle(&self, key: &TaskKey) -> Option<Handle> {
+        self.lock().get(key).cloned()
+    }
+
+    /// All tasks that have an actor.
+    pub(crate) fn handles(&self) -> Vec<(TaskKey, Handle)> {
+        self.lock()
+            .iter()
+            .map(|(key, handle)| (key.clone(), handle.clone()))
+            .collect()
+    }
+
+    /// Makes an actor known, unless there is one for the same container.
+    pub(crate) fn adopt(&self, key: &TaskKey, handle: &Handle) -> Result<(), Error> {
+        use std::collections::hash_map::Entry;
+        match self.lock().entry(key.clone()) {
+            Entry::Occupied(there) => {
+                let phase = there.get().view.borrow().phase.to_string();
+                Err(Error::TaskExists {
+                    container: key.container.to_string(),
+                    phase,
+                })
+            }
+            Entry::Vacant(free) => {
+                free.insert(handle.clone());
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn forget(&self, key: &TaskKey) {
+        self.lock().remove(key);
+    }
+
+    /// The shim's executable for a runtime's name, and the options configured for it.
+    pub(crate) fn runtime(&self, name: &str) -> Result<(PathBuf, Option<Any>), Error> {
+        let name = if name.is_empty() {
+            &self.settings.default_runtime
+        } else {
+            name
+        };
+        let configured = self
+            .settings
+            .runtimes
+            .get(name)
+            .cloned()
+            .unwrap_or_default();
+        if let Some(binary) = configured.shim_binary {
+            return Ok((binary, configured.options));
+        }
+        let binary = shim_name(name);
+        let found = self
+            .settings
+            .shim_folders
+            .iter()
+            .map(|folder| folder.join(&binary))
+            .find(|path| path.is_file());
+        let found = found.ok_or_else(|| Error::UnknownRuntime {
+            runtime: name.to_owned(),
+            binary,
+            folders: self.settings.shim_folders.clone(),
+        })?;
+        Ok((found, configured.options))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskKey, Handle>> {
+        // A panic while the map was locked cannot have left it half-changed: every change is one call.
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// containerd's rule: the last two words of `io.containerd.NAME.VERSION` name `containerd-shim-NAME-VERSION`.
+fn shim_name(runtime: &str) -> String {
+    let mut words = runtime.rsplit('.');
+    let (version, name) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
+    // The name becomes part of a path: anything else than a word names no shim.
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    if is_word(version) && is_word(name) {
+        format!("containerd-shim-{name}-{version}")
+    } else {
+        "containerd-shim".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtimes_name_is_its_shims_and_never_a_path() {
+        assert_eq!(
+            shim_name("io.containerd.runc.v2"),
+            "containerd-shim-runc-v2"
+        );
+        assert_eq!(
+            shim_name("io.containerd.orlop.v1"),
+            "containerd-shim-orlop-v1"
+        );
+        for odd in ["", "runc", "../../x.v1", "io.containerd./etc.v1"] {
+            assert_eq!(shim_name(odd), "containerd-shim", "{odd:?}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What can go wrong with a container or its task, and what the caller can do about it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use orlop_base::blocking::BlockingError;
+use orlop_ttrpc::Code;
+use orlop_ttrpc::client::ClientError;
+
+use crate::machine::{Refused, Step};
+use crate::spec::{SpecError, UserError};
+
+/// What a caller can do about an [`Error`]; façades map it to their own codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// There is no such container, task or process.
+    NotFound,
+    /// It is there already.
+    AlreadyExists,
+    /// The request can never succeed as it is.
+    InvalidArgument,
+    /// The request is fine, the task is not where it would have to be.
+    FailedPrecondition,
+    /// The shim or the daemon is gone or going: ask again.
+    Unavailable,
+    /// Something took too long and was given up.
+    DeadlineExceeded,
+    /// The runtime or the kernel here cannot do it.
+    Unimplemented,
+    /// The OCI runtime, a shim or the machine failed: an operator has to look.
+    Internal,
+}
+
+/// A failed operation of this crate. [`Error::code`] is stable.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No task for this container.
+    #[error("container {container:?} has no task")]
+    NoTask {
+        /// The container.
+        container: String,
+    },
+    /// A task is there already.
+    #[error("container {container:?} has a task already; it is {phase}")]
+    TaskExists {
+        /// The container.
+        container: String,
+        /// Where the task is; names the step if it is still being created.
+        phase: String,
+    },
+    /// The request does not fit where the task is.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The options and the image make no runnable container.
+    #[error("container {container:?} cannot be specified")]
+    Spec {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: SpecError,
+    },
+    /// The user does not exist in the image.
+    #[error("container {container:?} cannot run as that user")]
+    User {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: UserError,
+    },
+    /// A runtime name that is not configured and stands for no installed shim.
+    #[error("runtime {runtime:?} is not known: no shim {binary:?} in {folders:?}")]
+    UnknownRuntime {
+        /// The name asked for.
+        runtime: String,
+        /// The executable it stands for.
+        binary: String,
+        /// Where it was looked for.
+        folders: Vec<PathBuf>,
+    },
+    /// The bundle cannot be written or removed.
+    #[error("cannot {operation} the bundle {path:?}")]
+    Bundle {
+        /// What was tried.
+        operation: &'static str,
+        /// The bundle's folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: orlop_sys::fs::FsError,
+    },
+    /// The shim did not start.
+    #[error("shim {binary:?} did not start: {reason}")]
+    ShimStart {
+        /// The executable.
+        binary: PathBuf,
+        /// What it said, or what it did instead of answering.
+        reason: String,
+    },
+    /// The shim answered with a refusal, or not at all.
+    #[error("the shim of container {container:?} failed {attempt}")]
+    Shim {
+        /// The container.
+        container: String,
+        /// What was asked.
+        attempt: &'static str,
+        /// Its answer.
+        #[source]
+        source: ClientError,
+    },
+    /// A step took too long and was undone.
+    #[error("{step} of container {container:?} was given up after {limit:?}")]
+    Deadline {
+        /// The container.
+        container: String,
+        /// Which step.
+        step: Step,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// The database.
+    #[error("the record of container {container:?} cannot be {attempt}")]
+    Record {
+        /// The container.
+        container: String,
+        /// `read` or `written`.
+        attempt: &'static str,
+        /// Why.
+        #[source]
+        source: orlop_meta::Error,
+    },
+    /// The stored record is not one that this version wrote.
+    #[error("the record of container {container:?} cannot be understood")]
+    ForeignRecord {
+        /// The container.
+        container: String,
+        /// Where it stops making sense.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The daemon is shutting down, or a job of it failed.
+    #[error("the daemon cannot finish this now")]
+    Daemon(#[source] BlockingError),
+    /// The task's actor has ended, because the daemon is shutting down or the task is gone.
+    #[error("the task of container {container:?} is going away")]
+    Gone {
+        /// The container.
+        container: String,
+    },
+}
+
+impl Error {
+    /// The stable id of this kind of error; its page is `docs/errors/<id>.md`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoTask { .. } => "ORL-E6001",
+            Self::TaskExists { .. } => "ORL-E6002",
+            Self::Refused(_) => "ORL-E6003",
+            Self::Spec { .. } => "ORL-E6004",
+            Self::User { .. } => "ORL-E6005",
+            Self::UnknownRuntime { .. } => "ORL-E6006",
+            Self::Bundle { .. } => "ORL-E6007",
+            Self::ShimStart { .. } => "ORL-E6008",
+            Self::Shim { source, .. } => source.code(),
+            Self::Deadline { .. } => "ORL-E6009",
+            Self::Record { .. } => "ORL-E6010",
+            Self::ForeignRecord { .. } => "ORL-E6011",
+            Self::Daemon(_) => "ORL-E6012",
+            Self::Gone { .. } => "ORL-E6013",
+        }
+    }
+
+    /// What the caller can do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoTask { .. } => ErrorKind::NotFound,
+            Self::TaskExists { .. } => ErrorKind::AlreadyExists,
+            Self::Refused(_) => ErrorKind::FailedPrecondition,
+            Self::Spec { .. } | Self::User { .. } | Self::UnknownRuntime { .. } => {
+                ErrorKind::InvalidArgument
+            }
+            Self::Bundle { .. } | Self::ShimStart { .. } | Self::ForeignRecord { .. } => {
+                ErrorKind::Internal
+            }
+            Self::Shim { source, .. } => shim_kind(source),
+            Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
+            Self::Record { source, .. } => record_kind(source),
+            Self::Daemon(_) | Self::Gone { .. } => ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// A shim's refusal keeps its meaning; its silence is the shim's failure, not the caller's.
+fn shim_kind(error: &ClientError) -> ErrorKind {
+    match error {
+        ClientError::Remote { status, .. } => status_kind(status.code),
+        ClientError::TimedOut { .. } => ErrorKind::DeadlineExceeded,
+        ClientError::ConnectionLost { .. } | ClientError::Connect { .. } => ErrorKind::Unavailable,
+        ClientError::Unsendable { .. } => ErrorKind::InvalidArgument,
+    }
+}
+
+const fn status_kind(code: Code) -> ErrorKind {
+    match code {
+        Code::NotFound => ErrorKind::NotFound,
+        Code::AlreadyExists => ErrorKind::AlreadyExists,
+        Code::InvalidArgument | Code::OutOfRange => ErrorKind::InvalidArgument,
+        Code::FailedPrecondition | Code::Aborted => ErrorKind::FailedPrecondition,
+        Code::Unavailable | Code::Cancelled | Code::ResourceExhausted => ErrorKind::Unavailable,
+        Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+        Code::Unimplemented => ErrorKind::Unimplemented,
+        Code::Ok
+        | Code::Unknown
+        | Code::PermissionDenied
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => ErrorKind::Internal,
+    }
+}
+
+fn record_kind(error: &orlop_meta::Error) -> ErrorKind {
+    match error.kind() {
+        orlop_meta::ErrorKind::NotFound => ErrorKind::NotFound,
+        orlop_meta::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
+        orlop_meta::ErrorKind::InvalidArgument => ErrorKind::InvalidArgument,
+        orlop_meta::ErrorKind::FailedPrecondition => ErrorKind::FailedPrecondition,
+        orlop_meta::ErrorKind::Unavailable => ErrorKind::Unavailable,
+        orlop_meta::ErrorKind::Internal => ErrorKind::Internal,
+    }
+}
+
+/// An error with everything behind it, in one line, for records that outlive the error.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |text, source| {
+        format!("{text}: {source}")
+    })
+}

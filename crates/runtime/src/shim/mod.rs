@@ -1,0 +1,7 @@
+//! Shims: the small processes that hold containers, so that the daemon may come and go.
+
+mod connection;
+mod launch;
+
+pub(crate) use connection::{Ended, Protocol, Shim};
+pub(crate) use launch::{Bootstrap, Launch, cleanup, connect, launch};
