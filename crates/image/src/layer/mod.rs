@@ -15,6 +15,7 @@
 //! Entry points: [`LayerReader`], [`LayerWriter`], [`Entry`].
 
 mod error;
+mod fields;
 mod header;
 pub mod name;
 mod pax;

@@ -5,6 +5,7 @@ use std::io::{BufRead, ErrorKind};
 use orlop_sys::beneath::FileTime;
 
 use super::error::TarError;
+use super::fields::{device_number, owner, pick, set_long, stored_size, unsigned};
 use super::header::{Dialect, Header, number, until_nul};
 use super::pax::{Extended, parse_decimal};
 use super::sparse::{self, Fragment, SparseMap};
@@ -543,80 +544,106 @@ fn is_zero(block: &[u8; BLOCK_BYTES]) -> bool {
     block.iter().all(|byte| *byte == 0)
 }
 
-fn set_long(slot: &mut Option<Vec<u8>>, text: Vec<u8>) -> Result<(), TarError> {
-    if slot.is_some() {
-        return Err(TarError::ambiguous(&text, "two long names for one entry"));
-    }
-    *slot = Some(text);
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::super::LayerWriter;
+    use super::*;
 
-/// The extended header's text before GNU's long one before the header's own; the first two must not disagree.
-fn pick(extended: Option<&[u8]>, long: Option<&[u8]>, own: Vec<u8>) -> Result<Vec<u8>, TarError> {
-    match (extended, long) {
-        (Some(extended), Some(long)) if extended != long => {
-            let reason = "the extended header and GNU's long name differ";
-            Err(TarError::ambiguous(extended, reason))
+    /// Reads everything a stream has; an error ends it.
+    fn read_all(bytes: &[u8]) -> Result<u64, TarError> {
+        let limits = Limits {
+            extended_header_bytes_max: 4096,
+            sparse_fragments_max: 64,
+            ..Limits::default()
+        };
+        let mut reader = LayerReader::new(bytes, limits);
+        while reader.next_entry()?.is_some() {
+            while !reader.chunk()?.is_empty() {
+                let count = reader.chunk()?.len();
+                reader.consume(count);
+            }
         }
-        (Some(text), _) | (None, Some(text)) => Ok(text.to_vec()),
-        (None, None) => Ok(own),
+        Ok(reader.entries())
     }
-}
 
-/// The bytes that follow the header. An extended header's size always counts; the header's own may then only be
-/// the same, zero, or the largest number it can hold, which is what writers put there for larger files.
-fn stored_size(header: &Header<'_>, extended: Option<u64>, path: &[u8]) -> Result<u64, TarError> {
-    let saturated = header.size_is_saturated();
-    let own = match header.size() {
-        Ok(own) => unsigned(own, header, "size")?,
-        Err(_) if extended.is_some() && saturated => 0,
-        Err(error) => return Err(error),
-    };
-    let size = match extended {
-        Some(size) if own != 0 && own != size && !saturated => {
-            let reason = format!("its header says {own} bytes, its extended header {size}");
-            return Err(TarError::ambiguous(path, reason));
+    fn sample() -> Vec<u8> {
+        let mut writer = LayerWriter::new(Vec::new());
+        let mut entry = Entry {
+            path: vec![b'n'; 130],
+            kind: EntryKind::File,
+            mode: 0o644,
+            uid: 3_000_000,
+            gid: 0,
+            size: 700,
+            mtime: FileTime {
+                seconds: -5,
+                nanoseconds: 5,
+            },
+            atime: None,
+            attributes: vec![(b"user.a".to_vec(), b"1\n2".to_vec())],
+            sparse: None,
+        };
+        writer.append(&entry, &[7; 700][..]).unwrap();
+        entry.kind = EntryKind::Symlink {
+            target: vec![b't'; 300],
+        };
+        writer.append(&entry, std::io::empty()).unwrap();
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn what_the_writer_writes_the_reader_reads() {
+        let bytes = sample();
+        let mut reader = LayerReader::new(&bytes[..], Limits::default());
+        let entry = reader.next_entry().unwrap().unwrap();
+        assert_eq!(
+            (entry.path.len(), entry.uid, entry.size),
+            (130, 3_000_000, 700)
+        );
+        assert_eq!(
+            entry.mtime,
+            FileTime {
+                seconds: -5,
+                nanoseconds: 5
+            }
+        );
+        assert_eq!(entry.attributes, [(b"user.a".to_vec(), b"1\n2".to_vec())]);
+        let link = reader.next_entry().unwrap().unwrap();
+        assert_eq!(
+            link.kind,
+            EntryKind::Symlink {
+                target: vec![b't'; 300]
+            }
+        );
+        assert!(reader.next_entry().unwrap().is_none());
+        assert_eq!(reader.end(), Some(EndMarker::Present));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..3000)) {
+            let _read = read_all(&bytes);
         }
-        Some(size) => size,
-        None => own,
-    };
-    if i64::try_from(size).is_err() {
-        return Err(TarError::field(
-            path,
-            "size",
-            format!("{size} bytes is no file"),
-        ));
-    }
-    Ok(size)
-}
 
-fn unsigned(value: i64, header: &Header<'_>, field: &'static str) -> Result<u64, TarError> {
-    u64::try_from(value).map_err(|_| TarError::field(&header.name(), field, "is negative"))
-}
-
-/// The kernel reserves the largest id for "leave as it is".
-fn owner(
-    extended: Option<u64>,
-    own: i64,
-    field: &'static str,
-    path: &[u8],
-) -> Result<u32, TarError> {
-    let id = extended.map_or(i128::from(own), i128::from);
-    match u32::try_from(id) {
-        Ok(id) if id != u32::MAX => Ok(id),
-        _ => Err(TarError::field(path, field, format!("{id} is no id"))),
-    }
-}
-
-/// Twelve bits of major and twenty of minor number are what Linux has.
-fn device_number(header: &Header<'_>) -> Result<(u32, u32), TarError> {
-    let (major, minor) = header.device_number()?;
-    match (u32::try_from(major), u32::try_from(minor)) {
-        (Ok(major), Ok(minor)) if major < 1 << 12 && minor < 1 << 20 => Ok((major, minor)),
-        _ => Err(TarError::field(
-            &header.name(),
-            "device number",
-            format!("{major}:{minor} does not exist"),
-        )),
+        #[test]
+        fn no_damage_makes_the_reader_panic_or_run_on(
+            changes in proptest::collection::vec((0_usize..4096, proptest::prelude::any::<u8>()), 1..8),
+            cut in 0_usize..8192,
+        ) {
+            let mut bytes = sample();
+            for (at, byte) in changes {
+                let length = bytes.len();
+                bytes[at % length] = byte;
+            }
+            // Sums are made right again, so that the damage gets past them.
+            for start in (0..bytes.len()).step_by(BLOCK_BYTES) {
+                let block = &mut bytes[start..start + BLOCK_BYTES];
+                block[148..156].fill(b' ');
+                let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+                block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+            }
+            bytes.truncate(cut.max(1));
+            let _read = read_all(&bytes);
+        }
     }
 }
