@@ -1,4 +1,7 @@
 //! System calls: the only home of `unsafe`.
 pub mod beneath;
+pub mod cgroup;
 pub mod fs;
 pub mod mount;
+pub mod process;
+pub mod signal;

@@ -13,6 +13,7 @@
 
 mod descriptor;
 mod digest;
+pub mod exit;
 pub mod filter;
 mod ids;
 mod labels;
