@@ -1,2 +1,59 @@
-//! Being written.
-fn main() {}
+//! `containerd-shim-orlop-v1`: stands between an engine and the processes of a container or pod.
+//!
+//! Purpose: serve containerd's task protocol (versions 2 and 3) over ttrpc from one thread and less than a mebibyte, drive
+//! an OCI runtime, own the containers' input and output, and keep how each process ended, with evidence.
+//!
+//! Non-goals: images, snapshots, networks, checkpoints; anything another process of the engine can do as well.
+//!
+//! Invariants:
+//! - one thread, one epoll loop, no call that waits for another process while serving;
+//! - every runtime call has a deadline, and a create that fails leaves nothing behind;
+//! - an end is written to the bundle before anyone is told of it and before the cgroup goes;
+//! - the engine may come and go: containers, their logs and their ends do not depend on it.
+//!
+//! Entry points: [`start`] answers the engine and leaves a server behind, [`server`] is that server, [`cleanup`] tidies up
+//! after a server that died.
+
+mod bundle;
+mod cleanup;
+mod cli;
+mod clock;
+mod fault;
+mod info;
+mod log;
+mod publish;
+mod runtime;
+mod server;
+mod socket;
+mod start;
+mod stats;
+mod stdio;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use cli::{Action, Cli};
+
+fn main() -> ExitCode {
+    match Cli::parse(std::env::args().skip(1)).and_then(|cli| run(&cli)) {
+        Ok(output) => match std::io::stdout().write_all(&output) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(fault) => {
+            log::fatal(&fault);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What goes to standard output.
+fn run(cli: &Cli) -> Result<Vec<u8>, fault::Fault> {
+    match cli.action {
+        Action::Version => Ok(info::version()),
+        Action::Info => info::info(),
+        Action::Start => start::start(cli),
+        Action::Delete => cleanup::delete(cli),
+        Action::Serve => server::serve(cli).map(|()| Vec::new()),
+    }
+}

@@ -1,0 +1,664 @@
+//! Creating, starting and deleting containers and their further processes.
+//!
+//! Crash: whatever the runtime was asked for goes on; the engine runs [`crate::cleanup`]. Ordering: an exec is deleted after
+//! it ended and its output was copied; a container after its own process ended.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use orlop_api::Message;
+use orlop_api::containerd::events;
+use orlop_api::containerd::task::v3 as api;
+use orlop_api::containerd::types::Mount as ApiMount;
+use orlop_sys::cgroup::{Cgroup, OomWatch};
+use orlop_sys::mount::{Unmount, mount_all, unmount_all};
+use orlop_sys::process::{Input, Spawn};
+use orlop_sys::signal::{pidfd_of, send_by_pidfd};
+use orlop_types::Mount;
+
+use super::container::{Caller, Container, Exit, Process, State};
+use super::jobs::{Console, Job, Order, Step};
+use super::poller::{Interest, Token};
+use super::{SIGKILL, Server, exits};
+use crate::bundle::{self, Spec};
+use crate::clock;
+use crate::fault::Fault;
+use crate::log;
+use crate::runtime::{Runtime, says_gone};
+use crate::stdio::{self, Opened, Owner, Terms};
+
+/// How long a deletion waits for output that still flows, as containerd's shim does.
+const DRAIN: Duration = Duration::from_secs(10);
+
+impl Server {
+    pub(super) fn container(&self, id: &str) -> Result<&Container, Fault> {
+        self.containers
+            .get(id)
+            .ok_or_else(|| Fault::NotFound(format!("container {id} is not created: not found")))
+    }
+
+    pub(super) fn container_mut(&mut self, id: &str) -> Result<&mut Container, Fault> {
+        self.containers
+            .get_mut(id)
+            .ok_or_else(|| Fault::NotFound(format!("container {id} is not created: not found")))
+    }
+
+    /// Mounts the root, opens input and output, and asks the runtime. What fails is taken back.
+    pub(super) fn create(
+        &mut self,
+        caller: Caller,
+        request: api::CreateTaskRequest,
+    ) -> Result<(), Fault> {
+        let id = orlop_types::ContainerId::new(&request.id)
+            .map_err(|error| Fault::Invalid(error.to_string()))?;
+        let id = id.as_str().to_owned();
+        if self.containers.contains_key(&id) {
+            return Err(Fault::AlreadyExists(format!(
+                "container {id} already exists"
+            )));
+        }
+        if !request.checkpoint.is_empty() {
+            return Err(Fault::Unsupported(
+                "restoring a checkpoint is not implemented".to_owned(),
+            ));
+        }
+        let bundle = PathBuf::from(&request.bundle);
+        let runtime = Runtime::from_options(request.options.as_ref(), &self.namespace)?;
+        runtime.save(&bundle)?;
+        let own_pid_namespace = Spec::read(&bundle)?.has_own_pid_namespace();
+        let terms = Terms {
+            terminal: request.terminal,
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+        };
+        let has_rootfs = mount_rootfs(&bundle, &request.rootfs)?;
+        let container = Container {
+            bundle,
+            runtime,
+            has_rootfs,
+            own_pid_namespace,
+            paused: false,
+            cgroup: None,
+            baseline: Vec::new(),
+            host_oom_kills: None,
+            oom_watch: None,
+            oom_kills_told: 0,
+            oom_seen: None,
+            init: Process::new(terms, Vec::new(), State::Creating),
+            execs: std::collections::BTreeMap::new(),
+            held_exit: None,
+        };
+        self.containers.insert(id.clone(), container);
+        let asked = self.ask_to_create(&id, caller);
+        if asked.is_err() {
+            self.withdraw(&id);
+        }
+        asked
+    }
+
+    fn ask_to_create(&mut self, id: &str, caller: Caller) -> Result<(), Fault> {
+        let (call, log) = self.runtime_call(id, "create", "")?;
+        let console = self.console_for(id, "")?;
+        let opened = self.open_stdio(id, "")?;
+        let container = self.container(id)?;
+        let mut call = call
+            .arg("--bundle")
+            .arg(&container.bundle)
+            .arg("--pid-file")
+            .arg(container.bundle.join("init.pid"))
+            .args(container.runtime.create_flags());
+        if let Some(console) = &console {
+            call = call.arg("--console-socket").arg(&console.path);
+        }
+        let call = call.arg(id);
+        self.ask(id, "", Step::Create, caller, call, log, console, opened)
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one call, used in two places"
+    )]
+    fn ask(
+        &mut self,
+        id: &str,
+        exec: &str,
+        step: Step,
+        caller: Caller,
+        call: Spawn<'_>,
+        log: PathBuf,
+        console: Option<Console>,
+        opened: Opened,
+    ) -> Result<(), Fault> {
+        let input = |fd: &Option<OwnedFd>| fd.is_some();
+        debug_assert!(console.is_none() || !opened.child.iter().any(input));
+        let [stdin, stdout, stderr] = &opened.child;
+        let call = call
+            .stdin(given(stdin))
+            .stdout(given(stdout))
+            .stderr(given(stderr));
+        self.start_job(Order {
+            container: id.to_owned(),
+            step,
+            caller: Some(caller),
+            call,
+            log,
+            console,
+        })?;
+        self.container_mut(id)?.process_mut(exec)?.kept = opened.kept;
+        self.add_copies(id, exec, opened.copies);
+        Ok(())
+    }
+
+    fn console_for(&mut self, id: &str, exec: &str) -> Result<Option<Console>, Fault> {
+        if !self.container(id)?.process(exec)?.terms.terminal {
+            return Ok(None);
+        }
+        // Bundles have paths too long for sockets; ours is short.
+        let name = format!("c{}-{}", std::process::id(), self.number());
+        let dir = self.socket.as_deref().and_then(Path::parent);
+        let path = dir.unwrap_or(Path::new("/tmp")).join(name);
+        let listener = UnixListener::bind(&path)
+            .map_err(|error| Fault::io("listen at", path.display().to_string(), error))?;
+        Ok(Some(Console {
+            listener: listener.into(),
+            path,
+        }))
+    }
+
+    fn open_stdio(&self, id: &str, exec: &str) -> Result<Opened, Fault> {
+        let container = self.container(id)?;
+        let process = container.process(exec)?;
+        if process.terms.terminal {
+            return Ok(Opened::default());
+        }
+        let owner = Owner {
+            uid: container.runtime.io_uid,
+            gid: container.runtime.io_gid,
+        };
+        stdio::open(&process.terms, owner, id, &self.namespace)
+    }
+
+    /// The runtime has made the container, or has not.
+    pub(super) fn created(&mut self, job: &mut Job, outcome: Result<(), Fault>) {
+        let id = job.container.clone();
+        match outcome.and_then(|()| self.adopt_init(&id, job)) {
+            Ok(pid) => {
+                if let Some(caller) = job.caller {
+                    self.answer(caller, Ok(api::CreateTaskResponse { pid }.encode_to_vec()));
+                }
+                self.claim_early(&id, "");
+            }
+            Err(fault) => self.undo_create(job, &fault),
+        }
+    }
+
+    fn adopt_init(&mut self, id: &str, job: &mut Job) -> Result<u32, Fault> {
+        let container = self.container(id)?;
+        let pid = bundle::read_pid(&container.bundle.join("init.pid"))?;
+        self.attach_console(id, "", job)?;
+        let number = self.number();
+        let container = self.container_mut(id)?;
+        // A process that has ended already has neither; its end is among the early ones.
+        container.cgroup = Cgroup::of_process(pid).ok();
+        container.init.pidfd = pidfd_of(pid).ok();
+        container.init.pid = pid;
+        container.init.state = State::Created;
+        container.host_oom_kills = exits::host_oom_kills();
+        if let Some(cgroup) = &container.cgroup {
+            container.baseline = cgroup.memory_chain();
+            container.oom_kills_told = container.oom_kills();
+            container.oom_watch = container
+                .cgroup
+                .as_ref()
+                .and_then(|cgroup| OomWatch::new(cgroup).ok());
+        }
+        let event = events::TaskCreate {
+            container_id: id.to_owned(),
+            bundle: container.bundle.display().to_string(),
+            io: Some(events::TaskIo {
+                stdin: container.init.terms.stdin.clone(),
+                stdout: container.init.terms.stdout.clone(),
+                stderr: container.init.terms.stderr.clone(),
+                terminal: container.init.terms.terminal,
+            }),
+            pid: u32::try_from(pid).unwrap_or(0),
+            ..events::TaskCreate::default()
+        };
+        if let Some(watch) = &self.container(id)?.oom_watch {
+            self.poller
+                .add(watch.as_fd(), Token::Oom(number), Interest::Read)?;
+        }
+        self.publisher.publish("/tasks/create", &event);
+        Ok(event.pid)
+    }
+
+    /// The runtime has sent the terminal before it ended.
+    fn attach_console(&mut self, id: &str, exec: &str, job: &mut Job) -> Result<(), Fault> {
+        let Some(console) = job.console.take() else {
+            return Ok(());
+        };
+        let master = receive_terminal(&console)?;
+        let process = self.container_mut(id)?.process_mut(exec)?;
+        let opened = stdio::attach_terminal(&process.terms, master)?;
+        process.kept = opened.kept;
+        self.add_copies(id, exec, opened.copies);
+        Ok(())
+    }
+
+    fn undo_create(&mut self, job: &Job, fault: &Fault) {
+        let id = &job.container;
+        let step = Step::Undo {
+            message: fault_message(fault),
+            step: "create",
+        };
+        if let Err(second) = self.start_plain(id, job.caller, step, &["--force"]) {
+            log::warn(&second.chain());
+            self.withdraw(id);
+            self.answer_job(
+                job,
+                Err(Fault::Runtime {
+                    step: "create",
+                    message: fault_message(fault),
+                }),
+            );
+        }
+    }
+
+    /// Forgets a container that never was.
+    pub(super) fn withdraw(&mut self, id: &str) {
+        self.copies.retain(|_, owned| owned.container != id);
+        if let Some(container) = self.containers.remove(id) {
+            unmount_rootfs(&container);
+        }
+    }
+
+    pub(super) fn start(
+        &mut self,
+        caller: Caller,
+        request: &api::StartRequest,
+    ) -> Result<(), Fault> {
+        let (id, exec) = (request.id.as_str(), request.exec_id.as_str());
+        let container = self.container_mut(id)?;
+        if !exec.is_empty() && container.init.state != State::Running {
+            return Err(Fault::State(format!("container {id} is not running")));
+        }
+        let process = container.process_mut(exec)?;
+        if process.state != State::Created {
+            return Err(wrong_state("start", process.state));
+        }
+        process.state = State::Starting;
+        let asked = match exec.is_empty() {
+            true => self.start_plain(id, Some(caller), Step::Start, &[]),
+            false => self.ask_to_exec(id, exec, caller),
+        };
+        if asked.is_err() {
+            self.container_mut(id)?.process_mut(exec)?.state = State::Created;
+        }
+        asked
+    }
+
+    pub(super) fn started(&mut self, job: &Job, outcome: Result<(), Fault>) {
+        let id = job.container.clone();
+        let answer = self.container_mut(&id).and_then(|container| {
+            let init = &mut container.init;
+            match outcome {
+                Ok(()) => {
+                    init.started = clock::now();
+                    if init.exit.is_none() {
+                        init.state = State::Running;
+                    }
+                    Ok(u32::try_from(init.pid).unwrap_or(0))
+                }
+                Err(fault) => {
+                    if init.state == State::Starting {
+                        init.state = State::Created;
+                    }
+                    Err(fault)
+                }
+            }
+        });
+        if let Ok(pid) = answer {
+            let event = events::TaskStart {
+                container_id: id.clone(),
+                pid,
+            };
+            self.publisher.publish("/tasks/start", &event);
+        }
+        if let Some(caller) = job.caller {
+            self.answer(
+                caller,
+                answer.map(|pid| api::StartResponse { pid }.encode_to_vec()),
+            );
+        }
+        self.release_held_exit(&id);
+    }
+
+    fn ask_to_exec(&mut self, id: &str, exec: &str, caller: Caller) -> Result<(), Fault> {
+        let (call, log) = self.runtime_call(id, "exec", "-exec")?;
+        let console = self.console_for(id, exec)?;
+        let opened = self.open_stdio(id, exec)?;
+        let container = self.container(id)?;
+        let (spec, pid_file) = exec_files(&container.bundle, exec);
+        write_exec_spec(&spec, container.process(exec)?)?;
+        let mut call = call
+            .arg("--process")
+            .arg(&spec)
+            .arg("--detach")
+            .arg("--pid-file")
+            .arg(&pid_file);
+        if let Some(console) = &console {
+            call = call.arg("--console-socket").arg(&console.path);
+        }
+        let step = Step::Exec {
+            exec: exec.to_owned(),
+        };
+        self.ask(id, exec, step, caller, call.arg(id), log, console, opened)
+    }
+
+    pub(super) fn exec_started(&mut self, job: &mut Job, exec: &str, outcome: Result<(), Fault>) {
+        let id = job.container.clone();
+        let adopted = outcome.and_then(|()| self.adopt_exec(&id, exec, job));
+        if let Ok(container) = self.container_mut(&id) {
+            let (spec, pid_file) = exec_files(&container.bundle, exec);
+            for path in [spec, pid_file] {
+                // Gone already is as good.
+                fs::remove_file(path).ok();
+            }
+        }
+        match adopted {
+            Ok(pid) => {
+                let event = events::TaskExecStarted {
+                    container_id: id.clone(),
+                    exec_id: exec.to_owned(),
+                    pid,
+                };
+                self.publisher.publish("/tasks/exec-started", &event);
+                if let Some(caller) = job.caller {
+                    self.answer(caller, Ok(api::StartResponse { pid }.encode_to_vec()));
+                }
+                self.claim_early(&id, exec);
+            }
+            Err(fault) => {
+                self.exec_failed(&id, exec);
+                self.answer_job(job, Err(fault));
+            }
+        }
+        self.release_held_exit(&id);
+    }
+
+    fn adopt_exec(&mut self, id: &str, exec: &str, job: &mut Job) -> Result<u32, Fault> {
+        let (_, pid_file) = exec_files(&self.container(id)?.bundle, exec);
+        let pid = bundle::read_pid(&pid_file)?;
+        self.attach_console(id, exec, job)?;
+        let process = self.container_mut(id)?.process_mut(exec)?;
+        process.pid = pid;
+        process.pidfd = pidfd_of(pid).ok();
+        process.state = State::Running;
+        process.started = clock::now();
+        Ok(u32::try_from(pid).unwrap_or(0))
+    }
+
+    /// It never ran: it counts as ended, so that it can be deleted.
+    fn exec_failed(&mut self, id: &str, exec: &str) {
+        self.copies
+            .retain(|_, owned| owned.container != id || owned.exec != exec);
+        let Ok(container) = self.container_mut(id) else {
+            return;
+        };
+        if let Ok(process) = container.process_mut(exec) {
+            process.state = State::Stopped;
+            process.exit = Some(Exit {
+                status: 255,
+                at: clock::now(),
+            });
+        }
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        caller: Caller,
+        request: &api::DeleteRequest,
+    ) -> Result<(), Fault> {
+        let process = self
+            .container_mut(&request.id)?
+            .process_mut(&request.exec_id)?;
+        if process.deleting.is_some() {
+            return Err(Fault::State("the process is being deleted".to_owned()));
+        }
+        match process.state {
+            State::Stopped => {}
+            // A container that was never started ends here.
+            State::Created if request.exec_id.is_empty() => {
+                process.sent_signal = Some((SIGKILL, 0));
+                if let Some(pidfd) = &process.pidfd {
+                    // One that has ended is on its way to us.
+                    send_by_pidfd(pidfd.as_fd(), SIGKILL).ok();
+                }
+            }
+            // An exec that was never started has no process.
+            State::Created => {
+                process.exit = Some(Exit {
+                    status: 0,
+                    at: clock::now(),
+                })
+            }
+            State::Creating | State::Starting | State::Running => {
+                return Err(wrong_state("delete", process.state));
+            }
+        }
+        process.deleting = Some((caller, clock::boot() + DRAIN));
+        Ok(())
+    }
+
+    /// Goes on with deletions whose process has ended and whose output has come to its end, or was given up.
+    pub(super) fn settle_deletions(&mut self, now: Duration) {
+        let mut due = Vec::new();
+        for (id, container) in &self.containers {
+            let execs = container
+                .execs
+                .iter()
+                .map(|(exec, process)| (exec.as_str(), process));
+            for (exec, process) in execs.chain([("", &container.init)]) {
+                let Some((caller, deadline)) = process.deleting else {
+                    continue;
+                };
+                let settled = process.exit.is_some() && !self.has_output(id, exec);
+                if settled || now >= deadline {
+                    due.push((id.clone(), exec.to_owned(), caller));
+                }
+            }
+        }
+        for (id, exec, caller) in due {
+            self.copies
+                .retain(|_, owned| owned.container != id || owned.exec != exec);
+            match exec.is_empty() {
+                true => self.delete_container(&id, caller),
+                false => self.delete_exec(&id, &exec, caller),
+            }
+        }
+    }
+
+    fn delete_exec(&mut self, id: &str, exec: &str, caller: Caller) {
+        let removed = self
+            .container_mut(id)
+            .map(|container| container.execs.remove(exec));
+        let answer = removed.map(|process| process.as_ref().map_or_else(Vec::new, delete_response));
+        self.answer(caller, answer);
+    }
+
+    fn delete_container(&mut self, id: &str, caller: Caller) {
+        if let Ok(container) = self.container_mut(id) {
+            container.init.deleting = None;
+        }
+        // A process that resists is the runtime's to end.
+        let force = self
+            .container(id)
+            .is_ok_and(|container| container.init.exit.is_none());
+        let args: &[&str] = if force { &["--force"] } else { &[] };
+        if let Err(fault) = self.start_plain(id, Some(caller), Step::Delete, args) {
+            self.answer(caller, Err(fault));
+        }
+    }
+
+    pub(super) fn deleted(&mut self, job: &Job, outcome: Result<(), Fault>) {
+        let outcome = match outcome {
+            Err(Fault::Runtime { message, .. }) if says_gone(&message) => Ok(()),
+            other => other,
+        };
+        if let Err(fault) = outcome {
+            return self.answer_job(job, Err(fault));
+        }
+        let Some(container) = self.containers.remove(&job.container) else {
+            return self.answer_job(
+                job,
+                Err(Fault::NotFound(
+                    "the container is gone: not found".to_owned(),
+                )),
+            );
+        };
+        unmount_rootfs(&container);
+        let init = &container.init;
+        let event = events::TaskDelete {
+            container_id: job.container.clone(),
+            pid: u32::try_from(init.pid).unwrap_or(0),
+            exit_status: init.exit.map_or(137, |exit| exit.status),
+            exited_at: Some(clock::timestamp(
+                init.exit.map_or_else(clock::now, |exit| exit.at),
+            )),
+            ..events::TaskDelete::default()
+        };
+        self.publisher.publish("/tasks/delete", &event);
+        if let Some(caller) = job.caller {
+            self.answer(caller, Ok(delete_response(init)));
+        }
+    }
+}
+
+fn given(fd: &Option<OwnedFd>) -> Input<'_> {
+    fd.as_ref().map_or(Input::Null, |fd| Input::Fd(fd.as_fd()))
+}
+
+fn delete_response(process: &Process) -> Vec<u8> {
+    let exit = process.exit.unwrap_or(Exit {
+        status: 137,
+        at: clock::now(),
+    });
+    api::DeleteResponse {
+        pid: u32::try_from(process.pid).unwrap_or(0),
+        exit_status: exit.status,
+        exited_at: Some(clock::timestamp(exit.at)),
+    }
+    .encode_to_vec()
+}
+
+fn wrong_state(operation: &str, state: State) -> Fault {
+    let words = match state {
+        State::Creating => "being created",
+        State::Created => "created but not started",
+        State::Starting => "being started",
+        State::Running => "running",
+        State::Stopped => "stopped",
+    };
+    Fault::State(format!("cannot {operation} a process that is {words}"))
+}
+
+/// The runtime's words without ours around them.
+fn fault_message(fault: &Fault) -> String {
+    if let Fault::Runtime { message, .. } = fault {
+        message.clone()
+    } else {
+        fault.chain()
+    }
+}
+
+fn mount_rootfs(bundle: &Path, mounts: &[ApiMount]) -> Result<bool, Fault> {
+    if mounts.is_empty() {
+        return Ok(false);
+    }
+    let rootfs = bundle.join("rootfs");
+    match fs::DirBuilder::new().mode(0o711).create(&rootfs) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Fault::io("make", rootfs.display().to_string(), error)),
+    }
+    let mounts: Vec<Mount> = mounts
+        .iter()
+        .map(|mount| Mount {
+            fs_type: mount.r#type.clone(),
+            source: mount.source.clone(),
+            target: mount.target.clone(),
+            options: mount.options.clone(),
+        })
+        .collect();
+    mount_all(&mounts, &rootfs).map_err(Fault::Rootfs)?;
+    Ok(true)
+}
+
+fn unmount_rootfs(container: &Container) {
+    if !container.has_rootfs {
+        return;
+    }
+    let everything = Unmount {
+        detach: true,
+        recursive: true,
+    };
+    if let Err(error) = unmount_all(&container.bundle.join("rootfs"), everything) {
+        log::warn(&format!("the root file system stays mounted: {error}"));
+    }
+}
+
+fn exec_files(bundle: &Path, exec: &str) -> (PathBuf, PathBuf) {
+    (
+        bundle.join(format!("exec-{exec}.json")),
+        bundle.join(format!("exec-{exec}.pid")),
+    )
+}
+
+/// The OCI process as the caller gave it, with its own word on the terminal.
+fn write_exec_spec(path: &Path, process: &Process) -> Result<(), Fault> {
+    let bad = |error| Fault::Invalid(format!("the process is not an OCI process: {error}"));
+    let mut spec: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&process.spec).map_err(bad)?;
+    spec.insert("terminal".to_owned(), process.terms.terminal.into());
+    let bytes = serde_json::to_vec(&spec).map_err(bad)?;
+    let fault = |error| Fault::io("write", path.display().to_string(), error);
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(fault)?;
+    file.write_all(&bytes).map_err(fault)
+}
+
+/// Takes the terminal that the runtime has sent.
+fn receive_terminal(console: &Console) -> Result<OwnedFd, Fault> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let fault = |error: rustix::io::Errno| Fault::io("receive", "the terminal", error);
+    rustix::io::ioctl_fionbio(&console.listener, true).map_err(fault)?;
+    let socket = rustix::net::accept_with(&console.listener, rustix::net::SocketFlags::CLOEXEC)
+        .map_err(fault)?;
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut name = [0; 4096];
+    let mut parts = [io::IoSliceMut::new(&mut name)];
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    recvmsg(&socket, &mut parts, &mut ancillary, flags).map_err(fault)?;
+    let mut received = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        RecvAncillaryMessage::ScmCredentials(_) | _ => None,
+    });
+    received
+        .next()
+        .ok_or_else(|| Fault::Invalid("the OCI runtime sent no terminal".to_owned()))
+}

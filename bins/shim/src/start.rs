@@ -1,0 +1,176 @@
+//! `start`: leave a server behind, or find the one that serves the group, and say where it listens.
+//!
+//! Engines differ in how they hear the answer: containerd 2.3 sends [`BootstrapParams`] and takes a [`BootstrapResult`];
+//! 1.7 to 2.2 set `MAX_SHIM_VERSION` and take JSON; older ones take a bare address.
+
+use std::env;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use orlop_api::Message;
+use orlop_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult};
+use orlop_sys::process::Spawn;
+
+use crate::bundle::{self, Spec};
+use crate::cli::Cli;
+use crate::fault::Fault;
+use crate::socket::{self, Bound};
+
+/// The variable with the address of the engine's ttrpc socket.
+pub(crate) const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+const MAX_SHIM_VERSION: &str = "MAX_SHIM_VERSION";
+/// Annotations that put containers into one shim, in order of precedence, as containerd's own shim has them.
+const GROUP_ANNOTATIONS: [&str; 2] = [
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+];
+const INPUT_BYTES_MAX: u64 = 10 << 20;
+/// Both versions of the task protocol are served; this is the newer one.
+const VERSION: i32 = 3;
+
+/// How the engine wants the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Protobuf,
+    Json,
+    Bare,
+}
+
+/// Runs in the bundle folder.
+pub(crate) fn start(cli: &Cli) -> Result<Vec<u8>, Fault> {
+    let bundle = env::current_dir().map_err(|error| Fault::io("find", "the bundle", error))?;
+    let params = read_params(cli)?;
+    let form = match (&params, env::var_os(MAX_SHIM_VERSION)) {
+        (Some(_), _) => Form::Protobuf,
+        (None, Some(_)) => Form::Json,
+        (None, None) => Form::Bare,
+    };
+    let params = params.unwrap_or_default();
+    let spec = Spec::read(&bundle)?;
+    let group = GROUP_ANNOTATIONS
+        .iter()
+        .find_map(|name| spec.annotations.get(*name))
+        .unwrap_or(&cli.id);
+    let dir = params.socket_dir.as_deref().filter(|dir| !dir.is_empty());
+    let dir = Path::new(dir.unwrap_or(socket::DEFAULT_DIR));
+    let path = socket::path_of(dir, &cli.address, &cli.namespace, group);
+    if let Bound::New(listener) = socket::bind(&path)? {
+        let started = launch(cli, &params, &bundle, &path, listener.as_fd());
+        if let Err(fault) = started {
+            // The first fault is the one to tell; the next start replaces a dead socket.
+            std::fs::remove_file(&path).ok();
+            return Err(fault);
+        }
+    }
+    let address = format!("unix://{}", path.display());
+    bundle::write(&bundle, "address", address.as_bytes())?;
+    Ok(answer(form, address))
+}
+
+fn read_params(cli: &Cli) -> Result<Option<BootstrapParams>, Fault> {
+    let mut input = Vec::new();
+    std::io::stdin()
+        .take(INPUT_BYTES_MAX)
+        .read_to_end(&mut input)
+        .map_err(|error| Fault::io("read", "standard input", error))?;
+    Ok(params_in(&input, &cli.id, &cli.namespace))
+}
+
+/// Older engines send runtime options in the same place, which may decode by accident: the ids must agree.
+fn params_in(input: &[u8], id: &str, namespace: &str) -> Option<BootstrapParams> {
+    let params = BootstrapParams::decode(input).ok()?;
+    (params.instance_id == id && params.namespace == namespace).then_some(params)
+}
+
+fn launch(
+    cli: &Cli,
+    params: &BootstrapParams,
+    bundle: &Path,
+    path: &Path,
+    listener: std::os::fd::BorrowedFd<'_>,
+) -> Result<(), Fault> {
+    let own: PathBuf =
+        env::current_exe().map_err(|error| Fault::io("find", "this program", error))?;
+    let mut spawn = Spawn::new(&own)
+        .own_group()
+        .args(["-namespace", &cli.namespace, "-id", &cli.id])
+        .args(["-address", &cli.address])
+        .args(["-publish-binary", &cli.publish_binary])
+        .arg("-bundle")
+        .arg(bundle)
+        .arg("-socket")
+        .arg(path)
+        .dir(bundle)
+        .extra_fd(listener);
+    if !params.containerd_ttrpc_address.is_empty() {
+        spawn = spawn.env(TTRPC_ADDRESS, &params.containerd_ttrpc_address);
+    }
+    if cli.debug {
+        spawn = spawn.arg("-debug");
+    }
+    let started = spawn.start();
+    let name = own.display().to_string();
+    started
+        .map(drop)
+        .map_err(|error| Fault::io("start", name, error.source))
+}
+
+fn answer(form: Form, address: String) -> Vec<u8> {
+    match form {
+        Form::Bare => address.into_bytes(),
+        Form::Json => {
+            let answer = serde_json::json!({
+                "version": VERSION, "address": address, "protocol": "ttrpc",
+            });
+            answer.to_string().into_bytes()
+        }
+        Form::Protobuf => BootstrapResult {
+            version: VERSION,
+            address,
+            protocol: "ttrpc".to_owned(),
+            ..BootstrapResult::default()
+        }
+        .encode_to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orlop_api::any::pack;
+    use orlop_api::containerd::runc::v1::Options;
+
+    #[test]
+    fn parameters_are_those_of_this_container_only() {
+        let params = BootstrapParams {
+            instance_id: "web".to_owned(),
+            namespace: "n".to_owned(),
+            ..BootstrapParams::default()
+        };
+        let bytes = params.encode_to_vec();
+        assert_eq!(params_in(&bytes, "web", "n"), Some(params));
+        assert_eq!(params_in(&bytes, "other", "n"), None);
+        let options = pack(&Options {
+            binary_name: "crun".to_owned(),
+            ..Options::default()
+        });
+        assert_eq!(params_in(&options.encode_to_vec(), "web", "n"), None);
+        assert_eq!(params_in(b"", "web", "n"), None);
+    }
+
+    #[test]
+    fn every_form_of_the_answer_names_the_address() {
+        let address = "unix:///run/s/x".to_owned();
+        assert_eq!(answer(Form::Bare, address.clone()), address.as_bytes());
+        let json: serde_json::Value =
+            serde_json::from_slice(&answer(Form::Json, address.clone())).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"version": 3, "address": address, "protocol": "ttrpc"})
+        );
+        let result =
+            BootstrapResult::decode(answer(Form::Protobuf, address.clone()).as_slice()).unwrap();
+        assert_eq!((result.version, result.address), (3, address));
+    }
+}
