@@ -61,7 +61,7 @@ fn commits(db: &Db) -> Outcome {
                     for number in 0..each {
                         let name = format!("w{writers}/{writer}/{number}");
                         view.images()
-                            .create(&image(&name, number))
+                            .create(&image(&name, BLOBS + number))
                             .expect("the disk works");
                     }
                 });

@@ -1,12 +1,13 @@
 //! The crash suite: a child process works and is killed; nothing it was told is done may be missing.
 //!
 //! The child is this test binary itself, told by a variable what to do. It prints a line after each acknowledged
-//! operation; the parent reads the lines, kills it after a random time, opens the database and compares.
+//! operation; the parent reads the lines, kills it at some point, opens the database and compares.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -15,8 +16,14 @@ use std::{env, thread};
 
 use orlop_base::clock::SystemClock;
 use orlop_content::Expected;
-use orlop_meta::{Backends, Db, Event, Image, IngestOptions, Opened, View};
-use orlop_types::{Descriptor, Digest, ImageName, IngestRef, Labels, LeaseId, Namespace};
+use orlop_meta::{
+    Backends, CommitOptions, Db, Event, Image, IngestOptions, Opened, SnapshotOptions, View,
+};
+use orlop_snapshot::{Kind, Native, Snapshotter};
+use orlop_types::{
+    Descriptor, Digest, ImageName, IngestRef, Labels, LeaseId, Namespace, SnapshotKey,
+    SnapshotterName,
+};
 
 const CHILD: &str = "ORLOP_META_CRASH_FOLDER";
 
@@ -28,6 +35,7 @@ const ROUNDS: u64 = 200;
 struct Expectation {
     images: BTreeSet<String>,
     blobs: BTreeSet<String>,
+    layers: BTreeSet<String>,
     /// Announced, and not acknowledged when the child died: may have happened or not.
     open: BTreeSet<String>,
 }
@@ -44,21 +52,32 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     let mut expected = Expectation::default();
     for round in 0..rounds {
         let mut child = start(folder.path(), round);
-        let output = child.stdout.take().unwrap();
         let pid = child.id();
-        let killer = thread::spawn(move || {
-            // Spread over the start, where the database is recovered, and the work after it.
-            thread::sleep(Duration::from_micros(2_000 + round * 7_919 % 60_000));
-            child.kill().unwrap();
-            child.wait().unwrap();
-        });
-        for line in BufReader::new(output).lines() {
-            expected.read(&line.unwrap());
+        let output = child.stdout.take().unwrap();
+        let mut lines = BufReader::new(output).lines().map(Result::unwrap);
+        // So many lines first, that a slow machine gets as far as a fast one; then a moment more.
+        let acknowledged = usize::try_from(round % 12).unwrap();
+        let mut seen = 0;
+        while seen < acknowledged {
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("round {round}: the child ended by itself"));
+            seen += usize::from(expected.read(&line));
         }
-        killer.join().unwrap();
+        thread::sleep(Duration::from_micros(round * 7_919 % 20_000));
+        child.kill().unwrap();
+        for line in lines {
+            expected.read(&line);
+        }
+        assert_eq!(child.wait().unwrap().signal(), Some(9), "round {round}");
         expected.check(folder.path(), &format!("round {round}, process {pid}"));
     }
-    assert!(expected.blobs.len() > 10, "the child never got anywhere");
+    let (blobs, layers) = (expected.blobs.len(), expected.layers.len());
+    assert!(
+        blobs > 100 && layers > 100,
+        "the child got nowhere: {blobs} blobs, {layers} layers"
+    );
+    println!("{rounds} kills: {blobs} blobs and {layers} layers acknowledged, none lost");
 }
 
 #[allow(
@@ -90,6 +109,7 @@ fn work(folder: &Path) {
             scope.spawn(move || {
                 for step in 0.. {
                     pull(&view, &format!("{round}-{worker}-{step}"));
+                    unpack(&view, &format!("{round}-{worker}-{step}"));
                 }
             });
         }
@@ -122,6 +142,39 @@ fn pull(view: &View, name: &str) {
     }
 }
 
+/// Two layers prepared side by side, the second put on the first when it is committed; then a container's snapshot.
+fn unpack(view: &View, name: &str) {
+    let lease = LeaseId::new(format!("unpack-{name}")).unwrap();
+    view.leases().create(&lease, &Labels::new()).unwrap();
+    let leased = view.clone().under(lease.clone());
+    let snapshots = leased.snapshots(&native());
+    let key = |what: &str| SnapshotKey::new(format!("{what} {name}")).unwrap();
+    for what in ["extract-1", "extract-2"] {
+        snapshots
+            .prepare(&key(what), &SnapshotOptions::default())
+            .unwrap();
+    }
+    snapshots
+        .commit(&key("one"), &key("extract-1"), &CommitOptions::default())
+        .unwrap();
+    say("layer", key("one").as_str());
+    let rebase = CommitOptions {
+        parent: Some(key("one")),
+        labels: Labels::new(),
+    };
+    snapshots
+        .commit(&key("two"), &key("extract-2"), &rebase)
+        .unwrap();
+    say("layer", key("two").as_str());
+    let on_top = SnapshotOptions {
+        parent: Some(key("two")),
+        labels: Labels::new(),
+    };
+    snapshots.prepare(&key("run"), &on_top).unwrap();
+    snapshots.remove(&key("run")).unwrap();
+    view.leases().delete(&lease).unwrap();
+}
+
 fn say(what: &str, name: &str) {
     let mut output = std::io::stdout().lock();
     // A whole line in one write: what the parent reads was said as a whole.
@@ -132,13 +185,15 @@ fn say(what: &str, name: &str) {
 }
 
 impl Expectation {
-    fn read(&mut self, line: &str) {
+    /// Learns from a line of the child; whether it was one of ours and not the test harness's.
+    fn read(&mut self, line: &str) -> bool {
         let Some((what, name)) = line.split_once(' ') else {
-            return;
+            return false;
         };
         let name = name.to_owned();
         match what {
             "blob" => drop(self.blobs.insert(name)),
+            "layer" => drop(self.layers.insert(name)),
             "trying" => drop(self.open.insert(name)),
             "image" => {
                 self.open.remove(&name);
@@ -148,8 +203,9 @@ impl Expectation {
                 self.open.remove(&name);
                 self.images.remove(&name);
             }
-            _ => {}
+            _ => return false,
         }
+        true
     }
 
     fn check(&mut self, folder: &Path, context: &str) {
@@ -178,9 +234,55 @@ impl Expectation {
             let stored = view.content().open(&blob.digest).unwrap();
             assert_eq!(stored.size_bytes(), blob.size, "{context}");
         }
+        self.check_snapshots(&view, context);
         check_events(&db, &found, context);
         check_rows(folder, context);
         drop((view, db));
+    }
+}
+
+impl Expectation {
+    /// Every acknowledged layer is committed, and each snapshot has its folder. A folder without a row is queued for the
+    /// sweep.
+    fn check_snapshots(&self, view: &View, context: &str) {
+        let snapshots = view.snapshots(&native());
+        let listed = snapshots.list(&[]).unwrap();
+        let rows: BTreeMap<_, _> = listed.iter().map(|row| (row.number, row)).collect();
+        let committed: BTreeSet<&str> = listed
+            .iter()
+            .filter(|row| row.kind == Kind::Committed)
+            .map(|row| row.key.as_str())
+            .collect();
+        for layer in &self.layers {
+            assert!(
+                committed.contains(layer.as_str()),
+                "{context}: layer {layer}"
+            );
+        }
+        let connection = rusqlite::Connection::open(view.db().path()).unwrap();
+        let backend = &view.db().backends().snapshotters[&native()];
+        let mut folders = BTreeMap::new();
+        for found in backend.walk().unwrap() {
+            let found = found.unwrap();
+            folders.insert(found.number, found.kind);
+            let queued = connection
+                .prepare_cached("SELECT 1 FROM sweeps WHERE kind = 3 AND key = ?1")
+                .unwrap()
+                .exists([found.number.to_string()])
+                .unwrap();
+            let known = rows.contains_key(&found.number);
+            assert!(
+                known || queued,
+                "{context}: folder {} is nobody's",
+                found.number
+            );
+        }
+        for row in rows.values() {
+            let folder = folders.get(&row.number);
+            // The disk may be ahead by a commit that was not acknowledged, never behind.
+            let fits = folder.is_some_and(|kind| *kind == row.kind || *kind == Kind::Committed);
+            assert!(fits, "{context}: {row:?} is {folder:?} on disk");
+        }
     }
 }
 
@@ -214,7 +316,13 @@ fn check_events(db: &Db, images: &BTreeSet<String>, context: &str) {
 /// No half records: every live node has its row and every row its live node; SQLite finds nothing wrong either.
 fn check_rows(folder: &Path, context: &str) {
     let connection = rusqlite::Connection::open(folder.join("meta.db")).unwrap();
-    for (kind, table) in [(1, "content"), (4, "images"), (5, "leases"), (6, "ingests")] {
+    for (kind, table) in [
+        (1, "content"),
+        (2, "snapshots"),
+        (4, "images"),
+        (5, "leases"),
+        (6, "ingests"),
+    ] {
         let sql = format!(
             "SELECT (SELECT count(*) FROM nodes WHERE kind = {kind} AND live = 1 AND id NOT IN (SELECT id FROM {table}))
                   + (SELECT count(*) FROM {table} WHERE id NOT IN (SELECT id FROM nodes WHERE kind = {kind} AND live = 1))"
@@ -238,13 +346,18 @@ fn check_rows(folder: &Path, context: &str) {
 
 fn open(folder: &Path) -> Db {
     let store = orlop_content::Store::open(&folder.join("content")).unwrap();
+    let backend = Native::open(&folder.join("native")).unwrap();
     let backends = Backends {
         content: Some(Arc::new(store)),
-        ..Backends::default()
+        snapshotters: BTreeMap::from([(native(), Arc::new(backend) as Arc<dyn Snapshotter>)]),
     };
     Db::open(&folder.join("meta.db"), SystemClock::shared(), backends).unwrap()
 }
 
 fn namespace() -> Namespace {
     Namespace::new("crash").unwrap()
+}
+
+fn native() -> SnapshotterName {
+    SnapshotterName::new("native").unwrap()
 }

@@ -5,7 +5,8 @@
 //! them (one fsync), and wakes them. With one caller this is a plain transaction; with many, the disk's latency is
 //! shared.
 //!
-//! **Crash.** Nobody is answered before the commit has reached the disk (`synchronous=FULL`). A batch is in the
+//! **Crash.** Nobody is answered before the commit has reached the disk (`synchronous=FULL`), or for relaxed writes the
+//! log, which survives a killed process. A batch is in the
 //! database as a whole or not at all. **Cancellation.** None: a closure runs to its end. A closure that fails, or
 //! panics, is rolled back alone. **Ordering.** Closures run one at a time, in the order of their commits.
 
@@ -36,6 +37,8 @@ pub(super) struct Writer {
 struct State {
     connection: Connection,
     open: bool,
+    /// Whether commits do without an fsync at present.
+    is_relaxed: bool,
     batch: Option<Arc<Batch>>,
     jobs: usize,
     effects: Committed,
@@ -62,6 +65,7 @@ impl Writer {
             state: Mutex::new(State {
                 connection,
                 open: false,
+                is_relaxed: false,
                 batch: None,
                 jobs: 0,
                 effects: Committed::default(),
@@ -81,6 +85,7 @@ impl Writer {
         self.queued.fetch_add(1, Ordering::SeqCst);
         let mut state = lock(&self.state);
         self.queued.fetch_sub(1, Ordering::SeqCst);
+        state.set_relaxed(false, operation)?;
         let value = state.run(operation, now, job);
         self.ran.notify_one();
         let value = value?;
@@ -102,9 +107,10 @@ impl Writer {
         Ok(Ran { value, committed })
     }
 
-    /// Runs `job` without waiting for the disk: for what may be lost in a power cut, but never half written.
+    /// Runs `job` without an fsync of its own: for what may be lost in a power cut, but not when a process is killed.
     ///
-    /// Joins an open transaction if there is one; then its leader commits for this caller too.
+    /// Joins an open transaction if there is one, and then waits for its commit: a caller goes on to effects outside
+    /// the database, which must not be there without the row.
     pub(super) fn run_relaxed<T>(
         &self,
         operation: &'static str,
@@ -112,25 +118,23 @@ impl Writer {
         job: impl FnOnce(&Tx<'_>) -> Result<T, Error>,
     ) -> Result<Ran<T>, Error> {
         let mut state = lock(&self.state);
-        if state.batch.is_some() {
+        if let Some(batch) = state.batch.clone() {
             let value = state.run(operation, now, job);
             self.ran.notify_one();
+            drop(state);
+            let value = value?;
+            batch.wait(operation)?;
             let committed = None;
-            return value.map(|value| Ran { value, committed });
+            return Ok(Ran { value, committed });
         }
-        // Between batches nothing is open, so the setting takes effect at once.
-        state.synchronous("NORMAL", operation)?;
-        let value = state.run(operation, now, job);
+        state.set_relaxed(true, operation)?;
+        let value = state.run(operation, now, job)?;
         let effects = std::mem::take(&mut state.effects);
-        let outcome = if value.is_ok() {
-            state.commit()
-        } else {
-            Ok(())
-        };
-        state.synchronous("FULL", operation)?;
-        outcome.map_err(|source| Error::Database { operation, source })?;
+        state
+            .commit()
+            .map_err(|source| Error::Database { operation, source })?;
         let committed = Some(effects);
-        value.map(|value| Ran { value, committed })
+        Ok(Ran { value, committed })
     }
 
     /// Runs `job` on the connection while no transaction is open.
@@ -224,10 +228,24 @@ impl State {
         self.effects = Committed::default();
     }
 
-    fn synchronous(&self, mode: &str, operation: &'static str) -> Result<(), Error> {
+    /// Chooses whether the next commit waits for the disk. An open batch keeps the mode it began with: FULL.
+    fn set_relaxed(&mut self, relaxed: bool, operation: &'static str) -> Result<(), Error> {
+        if self.batch.is_some() {
+            return Ok(());
+        }
+        if self.open {
+            // A panicking closure left this transaction behind, and the mode can only be changed outside of one.
+            self.roll_back();
+        }
+        if self.is_relaxed == relaxed {
+            return Ok(());
+        }
+        let mode = if relaxed { "NORMAL" } else { "FULL" };
         self.connection
             .pragma_update(None, "synchronous", mode)
-            .map_err(Error::database(operation))
+            .map_err(Error::database(operation))?;
+        self.is_relaxed = relaxed;
+        Ok(())
     }
 }
 

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, View, node};
 
 mod containers;
-mod images;
-mod leases;
+pub(crate) mod images;
+pub(crate) mod leases;
 mod namespaces;
 mod sandboxes;
 mod tasks;
