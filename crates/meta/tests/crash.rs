@@ -74,7 +74,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     }
     let (blobs, layers) = (expected.blobs.len(), expected.layers.len());
     assert!(
-        blobs > 100 && layers > 100,
+        blobs > 50 && layers > 50,
         "the child got nowhere: {blobs} blobs, {layers} layers"
     );
     println!("{rounds} kills: {blobs} blobs and {layers} layers acknowledged, none lost");
@@ -99,7 +99,7 @@ fn start(folder: &Path, round: u64) -> Child {
         .unwrap()
 }
 
-/// The child: pulls, tags and untags on three threads until it is killed.
+/// The child: pulls, tags, untags and unpacks on three threads until it is killed.
 fn work(folder: &Path) {
     let round: u64 = env::var("ORLOP_META_CRASH_ROUND").unwrap().parse().unwrap();
     let db = open(folder);
@@ -108,8 +108,14 @@ fn work(folder: &Path) {
             let view = db.namespace(&namespace());
             scope.spawn(move || {
                 for step in 0.. {
-                    pull(&view, &format!("{round}-{worker}-{step}"));
-                    unpack(&view, &format!("{round}-{worker}-{step}"));
+                    let name = format!("{round}-{worker}-{step}");
+                    // One pulls, one unpacks, one does both: every kill may hit either.
+                    if worker != 0 {
+                        unpack(&view, &name);
+                    }
+                    if worker != 1 {
+                        pull(&view, &name);
+                    }
                 }
             });
         }
