@@ -18,6 +18,7 @@ mod error;
 pub mod events;
 mod exit;
 pub mod machine;
+pub mod probe;
 mod record;
 mod runtime;
 mod shim;

@@ -449,7 +449,7 @@ impl Runtime {
         Self {
             shim: s.setting(
                 "shim",
-                "orlop-shim".to_owned(),
+                "containerd-shim-orlop-v1".to_owned(),
                 "The shim: a path, or a name looked for beside the daemon and in PATH.",
             ),
             oci_runtimes: s.setting(

@@ -1,0 +1,259 @@
+//! The parts of the daemon, opened in the order they need each other.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use orlop_api::any;
+use orlop_api::containerd::runc::v1::Options as RuncOptions;
+use orlop_base::clock::SharedClock;
+use orlop_base::config::{CgroupDriver, Config};
+use orlop_base::task::TaskTree;
+use orlop_content::Store;
+use orlop_meta::{Backends, Db};
+use orlop_runtime::probe::{OciRuntime, find_executable, oci_runtime};
+use orlop_runtime::{Runtime, RuntimeSettings, Settings};
+use orlop_services::{Component, Identity};
+use orlop_snapshot::{Native, Overlayfs, Snapshotter};
+use orlop_sys::fs::{Dir, Mode, Name};
+use orlop_types::SnapshotterName;
+
+/// What clients that know containerd call the default runtime; served by our shim, whose options are the same.
+const RUNC_V2: &str = "io.containerd.runc.v2";
+const ORLOP_V1: &str = "io.containerd.orlop.v1";
+
+/// Everything the services stand on.
+pub(crate) struct Engine {
+    pub(crate) db: Db,
+    pub(crate) runtime: Runtime,
+    pub(crate) oci_runtimes: Vec<OciRuntime>,
+    pub(crate) components: Vec<Component>,
+    pub(crate) identity: Identity,
+}
+
+impl Engine {
+    /// Opens the stores. Blocks. Fails if another daemon has them open.
+    pub(crate) fn open(
+        config: &Config,
+        clock: &SharedClock,
+        tasks: &TaskTree,
+    ) -> anyhow::Result<Self> {
+        let root = &config.engine.root;
+        let folder =
+            Dir::create_all(root, Mode::from_raw_mode(0o711)).context("cannot make engine.root")?;
+        Dir::create_all(&config.engine.state, Mode::from_raw_mode(0o711))
+            .context("cannot make engine.state")?;
+        let content = Store::open(&root.join("content")).context("cannot open the blob store")?;
+        let (snapshotters, components) = open_snapshotters(root);
+        let backends = Backends {
+            content: Some(Arc::new(content)),
+            snapshotters,
+        };
+        let db = Db::open(&root.join("meta.db"), Arc::clone(clock), backends)
+            .context("cannot open the database")?;
+        let oci_runtimes = probe(config);
+        let settings = runtime_settings(config, &oci_runtimes)?;
+        let runtime = Runtime::new(
+            settings,
+            db.clone(),
+            Arc::clone(clock),
+            tasks.child("runtime"),
+        );
+        Ok(Self {
+            db,
+            runtime,
+            oci_runtimes,
+            components,
+            identity: identity(&folder)?,
+        })
+    }
+}
+
+/// A backend that does not work here is told to clients, and the others are used.
+fn open_snapshotters(
+    root: &Path,
+) -> (
+    BTreeMap<SnapshotterName, Arc<dyn Snapshotter>>,
+    Vec<Component>,
+) {
+    let mut backends: BTreeMap<SnapshotterName, Arc<dyn Snapshotter>> = BTreeMap::new();
+    let mut components = vec![Component::working("io.containerd.content.v1", "content")];
+    let opened: [(&str, anyhow::Result<Arc<dyn Snapshotter>>); 2] = [
+        (
+            "overlayfs",
+            Overlayfs::open(&root.join("snapshots/overlayfs"), &[])
+                .map(|backend| Arc::new(backend) as _)
+                .map_err(Into::into),
+        ),
+        (
+            "native",
+            Native::open(&root.join("snapshots/native"))
+                .map(|backend| Arc::new(backend) as _)
+                .map_err(Into::into),
+        ),
+    ];
+    for (name, backend) in opened {
+        let mut component = Component::working("io.containerd.snapshotter.v1", name);
+        match backend {
+            Ok(backend) => {
+                backends.insert(backend.name().clone(), backend);
+            }
+            Err(error) => {
+                tracing::warn!(
+                    snapshotter = name,
+                    error = format!("{error:#}"),
+                    "a snapshotter does not work here"
+                );
+                component.error = Some(format!("{error:#}"));
+            }
+        }
+        components.push(component);
+    }
+    (backends, components)
+}
+
+fn search_folders() -> Vec<PathBuf> {
+    let own = std::env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.parent()?.to_owned()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let standard = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ];
+    own.into_iter()
+        .chain(std::env::split_paths(&path))
+        .chain(standard.map(PathBuf::from))
+        .collect()
+}
+
+fn probe(config: &Config) -> Vec<OciRuntime> {
+    let folders = search_folders();
+    let probed: Vec<_> = config
+        .runtime
+        .oci_runtimes
+        .iter()
+        .map(|name| oci_runtime(name, &folders))
+        .collect();
+    if probed.iter().all(|runtime| runtime.error.is_some()) {
+        let errors: Vec<_> = probed
+            .iter()
+            .filter_map(|runtime| runtime.error.as_deref())
+            .collect();
+        tracing::error!(
+            errors = errors.join("; "),
+            "no OCI runtime works: containers cannot be started until one is installed"
+        );
+    }
+    probed
+}
+
+fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Result<Settings> {
+    let folders = search_folders();
+    let shim = |name: &str| {
+        let name = if name.is_empty() {
+            &config.runtime.shim
+        } else {
+            name
+        };
+        find_executable(name, &folders)
+            .with_context(|| format!("runtime.shim: {name:?} is neither beside orlopd nor in PATH"))
+    };
+    let default_runtime = oci_runtimes
+        .iter()
+        .find(|runtime| runtime.error.is_none())
+        .and_then(|runtime| runtime.path.clone());
+    let options = |executable: Option<PathBuf>| RuncOptions {
+        binary_name: executable
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        systemd_cgroup: uses_systemd(config.runtime.cgroup_driver),
+        ..RuncOptions::default()
+    };
+    let mut runtimes = BTreeMap::new();
+    for name in [ORLOP_V1, RUNC_V2] {
+        let settings = RuntimeSettings {
+            shim_binary: Some(shim("")?),
+            options: Some(any::pack(&options(default_runtime.clone()))),
+        };
+        runtimes.insert(name.to_owned(), settings);
+    }
+    for (name, handler) in &config.runtime.handlers {
+        let own = Some(&handler.oci_runtime)
+            .filter(|name| !name.is_empty())
+            .and_then(|name| find_executable(name, &folders));
+        let options = any::pack(&options(own.or_else(|| default_runtime.clone())));
+        runtimes.insert(
+            name.clone(),
+            RuntimeSettings {
+                shim_binary: Some(shim(&handler.shim)?),
+                options: Some(options),
+            },
+        );
+    }
+    let engine = &config.engine;
+    Ok(Settings {
+        state_folder: engine.state.join("tasks"),
+        log_folder: engine.root.join("logs"),
+        address: engine.socket.clone(),
+        ttrpc_address: ttrpc_address(&engine.socket),
+        publish_binary: std::env::current_exe().context("cannot tell where orlopd is")?,
+        shim_folders: folders,
+        runtimes,
+        default_runtime: ORLOP_V1.to_owned(),
+        cgroup_parent: PathBuf::from("/orlop"),
+    })
+}
+
+/// As containerd names it, so that shims that derive it find it.
+pub(crate) fn ttrpc_address(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".ttrpc");
+    path.into()
+}
+
+fn uses_systemd(driver: CgroupDriver) -> bool {
+    match driver {
+        CgroupDriver::Systemd => true,
+        CgroupDriver::Cgroupfs => false,
+        // The mark of a running systemd (sd_booted(3)).
+        CgroupDriver::Auto => Path::new("/run/systemd/system").is_dir(),
+    }
+}
+
+/// The daemon's identity; its uuid is made once for a root folder.
+fn identity(root: &Dir) -> anyhow::Result<Identity> {
+    const UUID_BYTES_MAX: u64 = 64;
+    let name = Name::from_static("uuid");
+    let uuid = match root.read(&name, UUID_BYTES_MAX) {
+        Ok(text) => String::from_utf8(text).context("engine.root/uuid is not text")?,
+        Err(error) if error.is_not_found() => {
+            let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
+                .context("cannot make a uuid")?;
+            root.write_atomic(&name, uuid.trim().as_bytes(), Mode::from_raw_mode(0o644))
+                .context("cannot keep the uuid")?;
+            uuid
+        }
+        Err(error) => return Err(error).context("cannot read the uuid"),
+    };
+    let namespace =
+        std::fs::read_link("/proc/self/ns/pid").context("cannot tell the process namespace")?;
+    let inode: String = namespace
+        .to_string_lossy()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
+    Ok(Identity {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: option_env!("ORLOP_REVISION").unwrap_or_default().to_owned(),
+        uuid: uuid.trim().to_owned(),
+        pid: std::process::id(),
+        pid_namespace: inode.parse().unwrap_or(0),
+    })
+}

@@ -1,0 +1,95 @@
+//! Which OCI runtimes there are on this machine, and whether they run at all.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use orlop_sys::process::{Spawn, run};
+
+use crate::error::with_sources;
+
+/// How long a runtime may take to tell its version.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const OUTPUT_BYTES_MAX: usize = 64 << 10;
+
+/// An OCI runtime as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OciRuntime {
+    /// As it was asked for.
+    pub name: String,
+    /// Its executable, if there is one.
+    pub path: Option<PathBuf>,
+    /// What it calls its version; empty if it does not work.
+    pub version: String,
+    /// Why it does not work.
+    pub error: Option<String>,
+}
+
+/// Looks for a runtime by path, or by name in `folders`, and has it tell its version. Blocks.
+#[must_use]
+pub fn oci_runtime(name: &str, folders: &[PathBuf]) -> OciRuntime {
+    let path = find_executable(name, folders);
+    let answer = path
+        .as_deref()
+        .ok_or_else(|| format!("{name:?} is not installed"))
+        .and_then(version_of);
+    let (version, error) = match answer {
+        Ok(version) => (version, None),
+        Err(error) => (String::new(), Some(error)),
+    };
+    OciRuntime {
+        name: name.to_owned(),
+        path,
+        version,
+        error,
+    }
+}
+
+/// The executable called `name`: itself if it is a path, else the first match in `folders`.
+#[must_use]
+pub fn find_executable(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(|path| path.is_file());
+    }
+    folders
+        .iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+/// `runc version 1.1.5+ds1` is the first line of what every OCI runtime answers.
+fn version_of(path: &Path) -> Result<String, String> {
+    let finished = run(
+        Spawn::new(path).arg("--version"),
+        ANSWER_LIMIT,
+        OUTPUT_BYTES_MAX,
+    );
+    let finished = finished.map_err(|error| with_sources(&error))?;
+    if finished.status.exit_code() != Some(0) {
+        let said = String::from_utf8_lossy(&finished.stderr).trim().to_owned();
+        return Err(format!(
+            "--version ended with status {}: {said}",
+            finished.status.shell_code()
+        ));
+    }
+    let text = String::from_utf8_lossy(&finished.stdout);
+    let line = text.lines().next().unwrap_or_default();
+    Ok(line
+        .split_once("version ")
+        .map_or(line, |(_, version)| version)
+        .trim()
+        .to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_runtime_is_told_apart_from_a_broken_one() {
+        let folders = [PathBuf::from("/bin"), PathBuf::from("/usr/bin")];
+        let missing = oci_runtime("orlop-no-such-runtime", &folders);
+        assert!(missing.path.is_none() && missing.error.unwrap().contains("not installed"));
+        let broken = oci_runtime("false", &folders);
+        assert!(broken.path.is_some() && broken.error.unwrap().contains("status 1"));
+    }
+}
