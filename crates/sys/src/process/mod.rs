@@ -21,7 +21,9 @@ use rustix::process::{Pid, WaitOptions};
 
 pub use run::{Finished, RunError, run};
 pub use spawn::{Child, Input, Spawn, SpawnError};
-pub use tune::{OomScore, become_subreaper, keep_heap_small, take_inherited_fd, with_oom_score};
+pub use tune::{
+    OomScore, become_subreaper, keep_heap_small, shed_memory, take_inherited_fd, with_oom_score,
+};
 
 /// What the kernel says about the end of a process: `wait(2)`'s status, unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
