@@ -34,6 +34,8 @@ use poller::{Interest, Poller, Token};
 
 /// A server nobody uses ends after this long: its engine died before it asked for a container.
 const IDLE: Duration = Duration::from_secs(60);
+/// Memory is given back after nothing has happened for this long.
+const QUIET: Duration = Duration::from_secs(1);
 /// How long the last events may take on the way out.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// Ends of processes nobody knows yet, kept while the runtime is starting some.
@@ -62,6 +64,8 @@ pub(crate) struct Server {
     inherited_score: Option<OomScore>,
     idle_since: Duration,
     ending: Option<Duration>,
+    /// When nothing has happened for a while and memory is to be given back; none once that was done.
+    quiet_at: Option<Duration>,
 }
 
 /// A copy and the process it belongs to.
@@ -129,16 +133,26 @@ impl Server {
             inherited_score: lower_oom_score(),
             idle_since: clock::boot(),
             ending: None,
+            quiet_at: Some(clock::boot() + QUIET),
         })
     }
 
     fn run(&mut self) -> Result<(), Fault> {
         loop {
             let ready = self.poller.wait(self.next_deadline())?;
+            let now = clock::boot();
+            if !ready.is_empty() {
+                self.quiet_at = Some(now + QUIET);
+            }
             for token in ready {
                 self.handle(token);
             }
             self.turn(clock::boot());
+            if self.quiet_at.is_some_and(|quiet| now >= quiet) {
+                self.quiet_at = None;
+                // Without /proc nothing is given back, which harms nobody.
+                process::shed_memory().ok();
+            }
             if self.is_over(clock::boot()) {
                 return Ok(());
             }
@@ -181,6 +195,7 @@ impl Server {
             .chain(self.publisher.deadline())
             .chain(idle)
             .chain(self.ending)
+            .chain(self.quiet_at)
             .min()
     }
 

@@ -307,8 +307,10 @@ impl Drop for Shim {
     fn drop(&mut self) {
         self.kill_shim();
         self.cleanup();
-        // Other tests may still use the folder above.
-        std::fs::remove_dir(self.cgroup()).ok();
+        for entry in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            // Other tests may still use the folder.
+            std::fs::remove_dir(entry.path().join("orlop-shim-test")).ok();
+        }
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.bundle().join("log")).unwrap_or_default();
             eprintln!("shim's log:\n{log}\noutput:\n{}", self.output("out"));
