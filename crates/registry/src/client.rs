@@ -70,7 +70,7 @@ impl Client {
     #[must_use]
     pub fn new(options: ClientOptions) -> Self {
         let deadlines = Deadlines {
-            connect: CONNECT_TIMEOUT,
+            connect: CONNECT_TIMEOUT.min(options.fetch.no_progress),
             no_progress: options.fetch.no_progress,
         };
         let shared = Shared {
@@ -94,6 +94,18 @@ impl Client {
     #[must_use]
     pub fn with_observer(&self, observer: Arc<dyn Observer>) -> Self {
         self.with_options(|options| options.observer = observer)
+    }
+
+    /// The same client with other host configuration, as a client gives it with a pull.
+    #[must_use]
+    pub fn with_hosts(&self, hosts: HostTree) -> Self {
+        self.with_options(|options| options.hosts = hosts)
+    }
+
+    /// The configuration of hosts.
+    #[must_use]
+    pub fn hosts(&self) -> &HostTree {
+        &self.options.hosts
     }
 
     fn with_options(&self, change: impl FnOnce(&mut ClientOptions)) -> Self {

@@ -84,10 +84,9 @@ pub(crate) fn cause_of(error: &(dyn StdError + 'static)) -> Option<TlsCause> {
         if let Some(inner) = current
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref)
+            && let Some(cause) = cause_of(inner)
         {
-            if let Some(cause) = cause_of(inner) {
-                return Some(cause);
-            }
+            return Some(cause);
         }
         next = current.source();
     }

@@ -212,11 +212,17 @@ impl Fetch<'_> {
         progressed: bool,
     ) -> Result<(), Vec<Failure>> {
         let mut wait = Duration::ZERO;
+        let mut judged = Vec::new();
         for (at, failure) in failures {
             if failure.kind == FailureKind::Sink {
                 self.failed.push(failure);
                 return Err(std::mem::take(&mut self.failed));
             }
+            // Workers that fail together are one failure of their host.
+            if judged.contains(&at) {
+                continue;
+            }
+            judged.push(at);
             let lane = &mut self.lanes[at];
             tracing::debug!(host = lane.host(), error = %failure, "a range failed");
             let verdict = lane.judge(

@@ -30,7 +30,9 @@ impl Source {
 
     /// Asks for a piece. A redirect that has expired is forgotten and the registry asked for a new one, once.
     pub(super) async fn open(&self, door: &Door, piece: &Piece) -> Result<Response, Failure> {
-        if let Some(url) = self.redirect().clone() {
+        // Bound first: a guard in the condition would live on across the await.
+        let known = self.redirect().clone();
+        if let Some(url) = known {
             let response = self.ask_redirect(door, url, piece).await?;
             if !is_expired(response.status()) {
                 return success_or_failure(door, response).await;
@@ -38,9 +40,11 @@ impl Source {
             *self.redirect() = None;
         }
         let url = door.url(&format!("blobs/{}", self.digest))?;
-        let ask = with_range(Ask::new(Method::GET, url.clone()), piece);
+        let ask = with_range(Ask::new(Method::GET, url), piece);
         let response = door.send(ask, &Scope::pull(door.repository())).await?;
-        if response.status().is_success() && !same_origin(response.url(), &url) {
+        // Asked again, because loopback may have turned out to speak plain HTTP.
+        let own = door.url(&format!("blobs/{}", self.digest))?;
+        if response.status().is_success() && !same_origin(response.url(), &own) {
             *self.redirect() = Some(response.url().clone());
         }
         success_or_failure(door, response).await

@@ -146,6 +146,7 @@ pub struct HostsError {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostTree {
     roots: Vec<PathBuf>,
+    plain_http: bool,
 }
 
 impl HostTree {
@@ -154,7 +155,15 @@ impl HostTree {
     pub fn new(roots: impl IntoIterator<Item = PathBuf>) -> Self {
         Self {
             roots: roots.into_iter().collect(),
+            plain_http: false,
         }
+    }
+
+    /// Speaks plain HTTP to registries without configuration, wherever they are.
+    #[must_use]
+    pub fn with_plain_http(mut self) -> Self {
+        self.plain_http = true;
+        self
     }
 
     /// The hosts that serve `registry`, in the order they are to be asked; the registry itself is last.
@@ -171,7 +180,11 @@ impl HostTree {
                 }
             }
         }
-        Ok(vec![Endpoint::default_for(registry)])
+        let mut endpoint = Endpoint::default_for(registry);
+        if self.plain_http {
+            endpoint.scheme = Scheme::Http;
+        }
+        Ok(vec![endpoint])
     }
 }
 

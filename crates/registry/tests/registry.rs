@@ -1,0 +1,539 @@
+//! Manifests, authorisation, TLS and pushing, against a registry that misbehaves.
+
+mod common;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{client, hosts, noise, options, reference};
+use orlop_registry::{
+    BlobSource, Client, ClientOptions, Credential, Error, FailureKind, FixedCredential, HostTree,
+    Pushed, Reach, TlsCause,
+};
+use orlop_testkit::registry::{
+    Access, Action, Authority, FakeRegistry, Fault, Layer, Options, ServerName, digest_of,
+};
+use orlop_types::{Descriptor, Reference};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+fn with_image(options: Options) -> (FakeRegistry, Descriptor) {
+    let registry = FakeRegistry::start_with(options);
+    let layer = Layer::with_files(&[("bin/sh", b"#!")]);
+    let parts = registry.put_image("app", "1", &[layer]);
+    let descriptor = Descriptor::new(MANIFEST, parts.manifest, parts.manifest_bytes.len() as u64);
+    (registry, descriptor)
+}
+
+fn with_access(access: Access) -> (FakeRegistry, Descriptor) {
+    with_image(Options {
+        access,
+        ..Options::default()
+    })
+}
+
+fn with_credential(registry: &FakeRegistry, credential: Credential) -> Client {
+    client().with_credentials(Arc::new(FixedCredential {
+        host: registry.host(),
+        credential,
+    }))
+}
+
+fn basic(password: &str) -> Credential {
+    Credential::Basic {
+        username: "user".to_owned(),
+        password: password.to_owned(),
+    }
+}
+
+fn bearer(lifetime_seconds: u64, oauth: bool) -> Access {
+    Access::Bearer {
+        user: Some(("user".to_owned(), "pa ss&word".to_owned())),
+        lifetime_seconds,
+        oauth,
+    }
+}
+
+async fn refusal(client: &Client, reference: &Reference) -> Error {
+    client
+        .resolve(reference)
+        .await
+        .expect_err("the registry refuses")
+}
+
+#[tokio::test]
+async fn a_tag_resolves_by_head_alone_where_the_host_says_enough() {
+    let (registry, expected) = with_access(Access::Open);
+    let resolved = client()
+        .resolve(&reference(&registry, "app", "1"))
+        .await
+        .unwrap();
+    assert_eq!(resolved.descriptor, expected);
+    assert_eq!(resolved.host, registry.host());
+    assert_eq!(registry.count("GET", "/manifests/"), 0);
+}
+
+#[tokio::test]
+async fn without_a_digest_header_or_head_the_digest_is_computed() {
+    for fault in [
+        Fault::on("/manifests/", Action::NoDigestHeader),
+        Fault::on("/manifests/", Action::NoContentLength),
+        Fault::on("/manifests/", Action::status(405)).method("HEAD"),
+    ] {
+        let (registry, expected) = with_access(Access::Open);
+        registry.fault(fault);
+        let resolved = client()
+            .resolve(&reference(&registry, "app", "1"))
+            .await
+            .unwrap();
+        assert_eq!(resolved.descriptor, expected);
+        assert!(resolved.manifest.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_with_another_digest_is_refused() {
+    let (registry, expected) = with_access(Access::Open);
+    registry.fault(Fault::on("/manifests/", Action::Corrupt(5)).method("GET"));
+    let error = client()
+        .fetch_manifest(&reference(&registry, "app", "1"), &expected.digest)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), FailureKind::BadResponse);
+}
+
+#[tokio::test]
+async fn a_manifest_of_100_megabytes_is_refused_without_reading_it() {
+    let (registry, expected) = with_access(Access::Open);
+    registry.fault(Fault::on("/manifests/", Action::Endless(100_000_000)));
+    let reference = reference(&registry, "app", "1");
+    let error = client()
+        .fetch_manifest(&reference, &expected.digest)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), FailureKind::TooLarge);
+    assert!(error.to_string().contains("100000000"), "{error}");
+}
+
+#[tokio::test]
+async fn every_refusal_has_its_kind_code_and_place() {
+    let cases = [
+        (Action::status(401), FailureKind::Unauthorized, "ORL-E3001"),
+        (Action::status(403), FailureKind::Forbidden, "ORL-E3002"),
+        (Action::status(404), FailureKind::NotFound, "ORL-E3003"),
+        (
+            Action::too_many_requests(0),
+            FailureKind::TooManyRequests {
+                retry_after: Some(Duration::ZERO),
+            },
+            "ORL-E3004",
+        ),
+        (
+            Action::status(500),
+            FailureKind::Server {
+                status: 500,
+                retry_after: None,
+            },
+            "ORL-E3005",
+        ),
+        (
+            Action::Hang,
+            FailureKind::Unreachable(Reach::TimedOut),
+            "ORL-E3006",
+        ),
+        (
+            Action::Reset,
+            FailureKind::Unreachable(Reach::Broken),
+            "ORL-E3006",
+        ),
+        (Action::status(302), FailureKind::BadResponse, "ORL-E3008"),
+    ];
+    for (action, kind, code) in cases {
+        let (registry, _) = with_access(Access::Open);
+        registry.fault(Fault::on("/manifests/", action.clone()));
+        let error = refusal(&client(), &reference(&registry, "app", "1")).await;
+        assert_eq!((error.kind(), error.code()), (kind, code), "{action:?}");
+        assert!(
+            error.to_string().contains(&registry.host()) && error.to_string().contains("app:1")
+        );
+        assert!(!error.hint().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn hosts_nobody_listens_on_and_names_nobody_has_are_told_apart() {
+    let refused: Reference = "127.0.0.1:9/app".parse().unwrap();
+    assert_eq!(
+        refusal(&client(), &refused).await.kind(),
+        FailureKind::Unreachable(Reach::Refused)
+    );
+    let nowhere: Reference = "registry.invalid/app".parse().unwrap();
+    let error = refusal(&client(), &nowhere).await;
+    assert_eq!(
+        error.kind(),
+        FailureKind::Unreachable(Reach::Dns),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn the_error_lists_what_each_host_said() {
+    let (upstream, empty) = (FakeRegistry::start(), FakeRegistry::start());
+    empty.fault(Fault::on("/manifests/", Action::status(403)));
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "server = \"{}\"\n[host.\"{}\"]\n",
+        upstream.url(),
+        empty.url()
+    );
+    let client = Client::new(ClientOptions {
+        hosts: hosts(folder.path(), &upstream.host(), &text),
+        ..options()
+    });
+    let error = refusal(&client, &reference(&upstream, "app", "1")).await;
+    let kinds: Vec<FailureKind> = error
+        .failures()
+        .iter()
+        .map(|failure| failure.kind)
+        .collect();
+    assert_eq!(kinds, [FailureKind::Forbidden, FailureKind::NotFound]);
+    assert_eq!(error.kind(), FailureKind::Forbidden);
+}
+
+#[tokio::test]
+async fn a_mirror_without_the_resolve_capability_is_not_asked_for_tags() {
+    let (upstream, descriptor) = with_access(Access::Open);
+    let mirror = FakeRegistry::start();
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "server = \"{}\"\n[host.\"{}/deep/v2\"]\ncapabilities = [\"pull\"]\n",
+        upstream.url(),
+        mirror.url()
+    );
+    let client = Client::new(ClientOptions {
+        hosts: hosts(folder.path(), &upstream.host(), &text),
+        ..options()
+    });
+    let reference = reference(&upstream, "app", "1");
+    client.resolve(&reference).await.unwrap();
+    assert!(mirror.requests().is_empty());
+    client
+        .fetch_manifest(&reference, &descriptor.digest)
+        .await
+        .unwrap();
+    let seen = mirror.requests().remove(0);
+    assert!(
+        seen.path.starts_with("/deep/v2/app/manifests/"),
+        "{}",
+        seen.path
+    );
+}
+
+#[tokio::test]
+async fn basic_credentials_are_sent_only_after_they_are_asked_for() {
+    let (registry, _) = with_access(Access::Basic {
+        username: "user".to_owned(),
+        password: "right".to_owned(),
+    });
+    let reference = reference(&registry, "app", "1");
+    with_credential(&registry, basic("right"))
+        .resolve(&reference)
+        .await
+        .unwrap();
+    assert_eq!(registry.requests()[0].header("authorization"), None);
+    for credential in [basic("wrong"), Credential::Anonymous] {
+        let error = refusal(&with_credential(&registry, credential), &reference).await;
+        assert_eq!(error.kind(), FailureKind::Unauthorized);
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_fetched_by_post_or_get_and_used_again() {
+    for (oauth, posts, gets) in [(true, 1, 0), (false, 1, 1)] {
+        let (registry, expected) = with_access(bearer(300, oauth));
+        let client = with_credential(&registry, basic("pa ss&word"));
+        let reference = reference(&registry, "app", "1");
+        client.resolve(&reference).await.unwrap();
+        client
+            .fetch_manifest(&reference, &expected.digest)
+            .await
+            .unwrap();
+        assert_eq!(registry.count("POST", "/token"), posts);
+        assert_eq!(registry.count("GET", "/token"), gets);
+        assert_eq!(
+            registry
+                .requests()
+                .iter()
+                .filter(|seen| seen.status == 401)
+                .count(),
+            1
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged_for_a_token() {
+    let (registry, _) = with_access(bearer(300, true));
+    let client = with_credential(&registry, Credential::IdentityToken("identity".to_owned()));
+    client
+        .resolve(&reference(&registry, "app", "1"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn anonymous_pulls_get_a_token_too() {
+    let (registry, _) = with_access(Access::Bearer {
+        user: None,
+        lifetime_seconds: 300,
+        oauth: true,
+    });
+    client()
+        .resolve(&reference(&registry, "app", "1"))
+        .await
+        .unwrap();
+    assert_eq!(registry.count("GET", "/token"), 1);
+}
+
+#[tokio::test]
+async fn a_refused_or_ended_token_is_fetched_anew() {
+    let (registry, _) = with_access(bearer(1, true));
+    let client = with_credential(&registry, basic("pa ss&word"));
+    let reference = reference(&registry, "app", "1");
+    client.resolve(&reference).await.unwrap();
+    registry.revoke_tokens();
+    client.resolve(&reference).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    client.resolve(&reference).await.unwrap();
+    assert_eq!(registry.count("POST", "/token"), 3);
+}
+
+#[tokio::test]
+async fn nobody_gets_the_token_of_another_credential() {
+    let (registry, _) = with_access(bearer(300, true));
+    let reference = reference(&registry, "app", "1");
+    let client = with_credential(&registry, basic("pa ss&word"));
+    client.resolve(&reference).await.unwrap();
+    let other = client.with_credentials(Arc::new(FixedCredential {
+        host: registry.host(),
+        credential: basic("wrong"),
+    }));
+    assert_eq!(
+        refusal(&other, &reference).await.kind(),
+        FailureKind::Unauthorized
+    );
+}
+
+#[tokio::test]
+async fn credentials_never_follow_a_redirect_to_another_host() {
+    let (registry, _) = with_access(Access::Basic {
+        username: "user".to_owned(),
+        password: "right".to_owned(),
+    });
+    let (other, _) = with_access(Access::Open);
+    let client = with_credential(&registry, basic("right"));
+    let reference = reference(&registry, "app", "1");
+    client.resolve(&reference).await.unwrap();
+    let to = format!("{}/v2/app/manifests/1", other.url());
+    registry.fault(Fault::on(
+        "/manifests/",
+        Action::Status(307, vec![("location", to)]),
+    ));
+    client.resolve(&reference).await.unwrap();
+    let seen = other.requests();
+    assert!(!seen.is_empty());
+    assert!(
+        seen.iter()
+            .all(|seen| seen.header("authorization").is_none())
+    );
+}
+
+#[tokio::test]
+async fn a_redirect_without_end_is_given_up() {
+    let (registry, _) = with_access(Access::Open);
+    let to = format!("{}/v2/app/manifests/1", registry.url());
+    registry.fault(Fault::on(
+        "/manifests/",
+        Action::Status(307, vec![("location", to)]),
+    ));
+    let error = refusal(&client(), &reference(&registry, "app", "1")).await;
+    assert_eq!(error.kind(), FailureKind::BadResponse);
+    assert!(registry.requests().len() <= 6);
+}
+
+#[tokio::test]
+async fn tls_failures_say_what_is_wrong_with_the_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, trusted, expected) in [
+        (ServerName::Loopback, true, None),
+        (
+            ServerName::Loopback,
+            false,
+            Some(TlsCause::UnknownAuthority),
+        ),
+        (ServerName::Wrong, true, Some(TlsCause::WrongName)),
+        (ServerName::Expired, true, Some(TlsCause::Expired)),
+    ] {
+        let authority = Authority::new();
+        let (registry, _) = with_image(Options {
+            tls: Some(authority.identity(name)),
+            ..Options::default()
+        });
+        let ca = folder.path().join("ca.pem");
+        write(&ca, authority.pem());
+        let text = if trusted {
+            format!("server = \"{}\"\nca = {ca:?}\n", registry.url())
+        } else {
+            format!("server = \"{}\"\n", registry.url())
+        };
+        let client = Client::new(ClientOptions {
+            hosts: hosts(folder.path(), &registry.host(), &text),
+            ..options()
+        });
+        let result = client.resolve(&reference(&registry, "app", "1")).await;
+        let found = result.err().map(|error| error.kind());
+        assert_eq!(found, expected.map(FailureKind::Tls), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn loopback_without_configuration_speaks_tls_or_plain_as_the_port_does() {
+    let authority = Authority::new();
+    let tls = Some(authority.identity(ServerName::Loopback));
+    for options in [
+        Options {
+            tls,
+            ..Options::default()
+        },
+        Options::default(),
+    ] {
+        let (registry, _) = with_image(options);
+        client()
+            .resolve(&reference(&registry, "app", "1"))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn plain_http_on_a_port_that_should_speak_tls_is_named() {
+    let (registry, _) = with_access(Access::Open);
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("server = \"https://{}\"\n", registry.host());
+    let client = Client::new(ClientOptions {
+        hosts: hosts(folder.path(), &registry.host(), &text),
+        ..options()
+    });
+    let error = refusal(&client, &reference(&registry, "app", "1")).await;
+    assert_eq!(error.kind(), FailureKind::Tls(TlsCause::NotTls));
+}
+
+#[tokio::test]
+async fn a_broken_hosts_file_or_certificate_is_our_own_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    for text in ["server = 7", "ca = \"missing.pem\"", "[host.\"ftp://x\"]"] {
+        let client = Client::new(ClientOptions {
+            hosts: hosts(folder.path(), "a.invalid", text),
+            ..options()
+        });
+        let error = refusal(&client, &"a.invalid/app".parse().unwrap()).await;
+        assert_eq!(error.kind(), FailureKind::Configuration, "{error}");
+    }
+    let _unused = HostTree::default();
+}
+
+#[derive(Debug)]
+struct Source(Vec<u8>);
+
+impl BlobSource for Source {
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let bytes = self.0.get(start..start + buffer.len());
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn blobs_are_pushed_whole_or_in_pieces_or_mounted_or_left() {
+    let (registry, _) = with_access(bearer(300, true));
+    let client = with_credential(&registry, basic("pa ss&word"));
+    let reference = reference(&registry, "new/app", "1");
+    for (length, patches) in [(1000, 0), (20 << 20, 3)] {
+        let bytes = noise(length);
+        let blob = Descriptor::new("m", digest_of(&bytes), length as u64);
+        let source: Arc<dyn BlobSource> = Arc::new(Source(bytes));
+        let pushed = client
+            .push_blob(&reference, &blob, Arc::clone(&source), None)
+            .await
+            .unwrap();
+        assert_eq!(pushed, Pushed::Uploaded);
+        assert_eq!(registry.count("PATCH", "/uploads/"), patches);
+        assert!(registry.blob("new/app", &blob.digest).is_some());
+        let again = client
+            .push_blob(&reference, &blob, Arc::clone(&source), None)
+            .await
+            .unwrap();
+        assert_eq!(again, Pushed::AlreadyThere);
+        let elsewhere = common::reference(&registry, "other", "1");
+        let mounted = client
+            .push_blob(&elsewhere, &blob, source, Some("new/app"))
+            .await
+            .unwrap();
+        assert_eq!(mounted, Pushed::Mounted);
+    }
+}
+
+#[tokio::test]
+async fn a_push_survives_a_passing_fault_and_reports_a_lasting_one() {
+    let registry = FakeRegistry::start();
+    let reference = reference(&registry, "app", "1");
+    let blob = Descriptor::new("m", digest_of(b"abc"), 3);
+    let source: Arc<dyn BlobSource> = Arc::new(Source(b"abc".to_vec()));
+    registry.fault(
+        Fault::on("/uploads/", Action::status(503))
+            .method("PUT")
+            .times(1),
+    );
+    let client = client();
+    client
+        .push_blob(&reference, &blob, Arc::clone(&source), None)
+        .await
+        .unwrap();
+    let lie = Descriptor::new("m", digest_of(b"xyz"), 3);
+    let error = client
+        .push_blob(&reference, &lie, source, None)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), FailureKind::BadResponse);
+    assert!(error.to_string().contains("DIGEST_INVALID"), "{error}");
+}
+
+#[tokio::test]
+async fn a_pushed_manifest_can_be_read_back_and_its_referrers_listed() {
+    let (registry, subject) = with_access(Access::Open);
+    let client = client();
+    let reference = reference(&registry, "app", "sig");
+    let bytes = Bytes::from(format!(
+        r#"{{"subject":{{"digest":"{}"}}}}"#,
+        subject.digest
+    ));
+    client
+        .push_manifest(&reference, MANIFEST, bytes.clone())
+        .await
+        .unwrap();
+    let resolved = client.resolve(&reference).await.unwrap();
+    assert_eq!(resolved.descriptor.digest, digest_of(&bytes));
+    let index = client.referrers(&reference, &subject.digest).await.unwrap();
+    assert!(String::from_utf8_lossy(&index.bytes).contains(&digest_of(&bytes).to_string()));
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests write their fixtures directly"
+)]
+fn write(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
