@@ -1,5 +1,7 @@
 //! Blobs, from a registry that misbehaves.
 
+#![allow(clippy::unwrap_used, reason = "fixtures of tests may fail the test")]
+
 mod common;
 
 use std::sync::Arc;
@@ -50,6 +52,20 @@ async fn a_large_blob_comes_in_bounded_ranges_each_once() {
         ranges.iter().all(|range| !range.ends_with('-')),
         "{ranges:?}"
     );
+}
+
+#[tokio::test]
+async fn a_fetch_can_run_as_a_task_of_its_own() {
+    fn check<T: Send>(future: T) -> T {
+        future
+    }
+    let registry = FakeRegistry::start();
+    let blob = put(&registry, &noise(1000));
+    let sink = Arc::new(MemorySink::new(1000));
+    let (client, reference) = (client(), reference(&registry, "app", "latest"));
+    check(client.fetch_blob(&reference, &blob, sink))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Manifests, authorisation, TLS and pushing, against a registry that misbehaves.
 
+#![allow(clippy::unwrap_used, reason = "fixtures of tests may fail the test")]
+
 mod common;
 
 use std::io;

@@ -1,4 +1,5 @@
 //! What the registry's behaviour tests share.
+#![allow(clippy::unwrap_used, reason = "fixtures of tests may fail the test")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::io;
