@@ -85,6 +85,7 @@ async fn live(config: &Config) -> anyhow::Result<()> {
         identity: engine.identity.clone(),
         components: engine.components.clone(),
         db: engine.db.clone(),
+        runtime: engine.runtime.clone(),
         tasks: tasks.child("services"),
     };
     notify("READY=1");

@@ -1,8 +1,11 @@
 //! `containerd.services.images.v1`.
 
+use std::collections::BTreeMap;
+
 use orlop_api::containerd::services::images::v1 as api;
 use orlop_api::containerd::services::images::v1::images_server::Images;
-use orlop_meta::Image;
+use orlop_meta::{Error, Image, View};
+use orlop_types::{Descriptor, ImageName, Labels};
 use tonic::{Request, Response, Status};
 
 use crate::request;
@@ -63,11 +66,8 @@ impl Images for ImagesService {
         request: Request<api::UpdateImageRequest>,
     ) -> Result<Response<api::UpdateImageResponse>, Status> {
         let (caller, wanted) = request::open(request)?;
-        let image = record(required(wanted.image, "image")?)?;
-        let fields = paths(wanted.update_mask);
-        let updated = self
-            .store
-            .run(caller, move |view| view.images().update(&image, &fields));
+        let change = Change::new(required(wanted.image, "image")?, paths(wanted.update_mask))?;
+        let updated = self.store.run(caller, move |view| change.apply(view));
         Ok(Response::new(api::UpdateImageResponse {
             image: Some(message(updated.await?)),
         }))
@@ -89,6 +89,43 @@ impl Images for ImagesService {
             })
             .await
             .map(Response::new)
+    }
+}
+
+/// What an update brings. Clients that change labels alone send no target.
+struct Change {
+    name: ImageName,
+    labels: Labels,
+    /// Absent: the record's own stays.
+    target: Option<Descriptor>,
+    annotations: BTreeMap<String, String>,
+    fields: Vec<String>,
+}
+
+impl Change {
+    fn new(message: api::Image, fields: Vec<String>) -> Result<Self, Status> {
+        let target = message.target.unwrap_or_default();
+        let brings_target = fields.is_empty() || fields.iter().any(|field| field == "target");
+        Ok(Self {
+            name: parse(&message.name)?,
+            labels: labels(message.labels)?,
+            annotations: target.annotations.clone(),
+            target: brings_target.then(|| descriptor(target)).transpose()?,
+            fields,
+        })
+    }
+
+    fn apply(self, view: &View) -> Result<Image, Error> {
+        let target = match self.target {
+            Some(target) => target,
+            None => {
+                let mut kept = view.images().find(&self.name)?.target;
+                kept.annotations = self.annotations;
+                kept
+            }
+        };
+        let image = Image::new(self.name, target, self.labels);
+        view.images().update(&image, &self.fields)
     }
 }
 

@@ -29,6 +29,7 @@ mod server;
 mod snapshots;
 mod status;
 mod store;
+mod tasks;
 mod translate;
 mod version;
 
@@ -41,10 +42,12 @@ use orlop_api::containerd::services::leases::v1::leases_server::LeasesServer;
 use orlop_api::containerd::services::namespaces::v1::namespaces_server::NamespacesServer;
 use orlop_api::containerd::services::sandbox::v1::store_server::StoreServer;
 use orlop_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use orlop_api::containerd::services::tasks::v1::tasks_server::TasksServer;
 use orlop_api::containerd::services::version::v1::version_server::VersionServer;
 use orlop_api::grpc::health::v1::health_server::HealthServer;
 use orlop_base::task::TaskTree;
 use orlop_meta::Db;
+use orlop_runtime::Runtime;
 use tonic::service::Routes;
 
 pub use introspection::{Component, Identity};
@@ -53,7 +56,7 @@ pub use server::{Access, ServeError, serve};
 use server::MESSAGE_BYTES_MAX;
 
 /// What the services stand on.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Parts {
     /// Who this daemon is.
     pub identity: Identity,
@@ -61,6 +64,8 @@ pub struct Parts {
     pub components: Vec<Component>,
     /// The records, with their backends.
     pub db: Db,
+    /// What runs containers.
+    pub runtime: Runtime,
     /// Owns what outlives a call. Shut it down after [`serve`] has returned.
     pub tasks: TaskTree,
 }
@@ -85,6 +90,10 @@ pub fn routes(parts: Parts) -> Routes {
         identity: parts.identity,
         components: parts.components,
     };
+    let tasks = tasks::TasksService {
+        runtime: parts.runtime,
+        clock: parts.db.clock().clone(),
+    };
     let store = store::Store::new(parts.db);
     let content = content::ContentService {
         store: store.clone(),
@@ -92,6 +101,7 @@ pub fn routes(parts: Parts) -> Routes {
     };
     records(&store)
         .add_service(limited!(ContentServer::new(content)))
+        .add_service(limited!(TasksServer::new(tasks)))
         .add_service(limited!(VersionServer::new(version)))
         .add_service(limited!(IntrospectionServer::new(introspection)))
         .add_service(limited!(HealthServer::new(health::HealthService)))

@@ -137,6 +137,29 @@ pub(crate) fn of_meta(error: &orlop_meta::Error) -> Status {
     coded(code, error.code(), &chain(error))
 }
 
+/// What the runtime says.
+pub(crate) fn of_runtime(error: &orlop_runtime::Error) -> Status {
+    use orlop_runtime::ErrorKind as Kind;
+    let code = match error.kind() {
+        Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::FailedPrecondition => Code::FailedPrecondition,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::DeadlineExceeded => Code::DeadlineExceeded,
+        Kind::Unimplemented => Code::Unimplemented,
+        Kind::Internal => {
+            tracing::error!(
+                id = error.code(),
+                error = chain(error),
+                "the runtime failed"
+            );
+            Code::Internal
+        }
+    };
+    coded(code, error.code(), &chain(error))
+}
+
 fn coded(code: Code, id: &str, message: &str) -> Status {
     Status::new(code, format!("{message} ({id})"))
 }

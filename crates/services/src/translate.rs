@@ -99,6 +99,16 @@ pub(crate) fn descriptor_message(descriptor: Descriptor) -> types::Descriptor {
     }
 }
 
+/// A mount of a request; whoever makes it checks it.
+pub(crate) fn mount(message: types::Mount) -> Mount {
+    Mount {
+        fs_type: message.r#type,
+        source: message.source,
+        target: message.target,
+        options: message.options,
+    }
+}
+
 /// A mount of an answer.
 pub(crate) fn mount_message(mount: Mount) -> types::Mount {
     types::Mount {

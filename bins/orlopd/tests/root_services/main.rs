@@ -1,0 +1,14 @@
+//! The daemon on a scratch root, asked by Debian's `ctr` and by the generated clients.
+//!
+//! Needs root, for the overlay, and `ctr` of Debian's containerd package.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and starts its peers itself"
+)]
+
+mod content;
+mod ctr;
+mod peers;
+mod server;
