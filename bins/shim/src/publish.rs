@@ -265,3 +265,79 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orlop_api::containerd::events::TaskOom;
+    use orlop_ttrpc::server;
+    use std::os::unix::net::UnixListener;
+
+    const T0: Duration = Duration::from_secs(1000);
+
+    fn oom(id: &str) -> TaskOom {
+        TaskOom {
+            container_id: id.to_owned(),
+        }
+    }
+
+    /// Takes one event as an engine does, and answers if told to.
+    fn take(stream: &mut UnixStream, connection: &mut server::Connection, answers: bool) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(call) = connection.next_call().unwrap() {
+                if answers {
+                    connection.respond(call.stream, Ok(Vec::new()));
+                    stream.write_all(connection.output()).unwrap();
+                    connection.wrote(connection.output().len());
+                }
+                let request = ForwardRequest::decode(call.payload.as_slice()).unwrap();
+                let event = request.envelope.unwrap().event.unwrap();
+                return any::unpack::<TaskOom>(&event).unwrap().container_id;
+            }
+            let count = stream.read(&mut buffer).unwrap();
+            connection.received(&buffer[..count]);
+        }
+    }
+
+    #[test]
+    fn events_wait_for_the_engine_and_are_sent_again_after_it_died() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let mut publisher = Publisher::new("n", Some(path.display().to_string()));
+        for id in ["a", "b"] {
+            publisher.publish("/tasks/oom", &oom(id));
+        }
+        publisher.advance(T0);
+        assert!(publisher.deadline().unwrap() > T0, "it tries again later");
+
+        let listener = UnixListener::bind(&path).unwrap();
+        publisher.advance(T0 + PAUSE_MAX);
+        let (mut first, _) = listener.accept().unwrap();
+        let taken = take(&mut first, &mut server::Connection::default(), false);
+        assert_eq!(taken, "a");
+        drop(first);
+        publisher.advance(T0 + PAUSE_MAX * 2);
+        publisher.advance(T0 + PAUSE_MAX * 3);
+
+        let (mut second, _) = listener.accept().unwrap();
+        let mut connection = server::Connection::default();
+        for id in ["a", "b"] {
+            assert_eq!(take(&mut second, &mut connection, true), id);
+            publisher.advance(T0 + PAUSE_MAX * 3);
+        }
+        assert!(publisher.is_idle());
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_the_oldest_goes() {
+        let mut publisher = Publisher::new("n", None);
+        for index in 0..QUEUE_MAX + 2 {
+            publisher.publish("/tasks/oom", &oom(&index.to_string()));
+        }
+        let (_, first) = publisher.take().unwrap();
+        let first = any::unpack::<TaskOom>(&orlop_api::Any::decode(first.as_slice()).unwrap());
+        assert_eq!(first.unwrap().container_id, "2");
+        assert_eq!(publisher.queue.len(), QUEUE_MAX - 1);
+    }
+}

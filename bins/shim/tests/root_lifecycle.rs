@@ -491,3 +491,19 @@ fn containers_do_not_inherit_the_shims_oom_score() {
     let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
     assert_eq!(shim.output("out"), own);
 }
+
+#[test]
+fn an_idle_shim_has_little_memory_of_its_own() {
+    let mut shim = Shim::start("sleep 1000", same);
+    shim.run();
+    let rollup = format!("/proc/{}/smaps_rollup", shim.pid);
+    let private_kib = || -> u64 {
+        let text = std::fs::read_to_string(&rollup).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Private_Dirty:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    until("memory is given back", || private_kib() < 500);
+}

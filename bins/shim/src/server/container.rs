@@ -122,7 +122,8 @@ impl Container {
     /// The exec id of a living process; empty for the container's own.
     pub(super) fn living(&self, pid: i32) -> Option<&str> {
         let lives = |process: &Process| process.pid == pid && process.exit.is_none();
-        if lives(&self.init) {
+        // An end that is held back was reaped: its number may be somebody else's by now.
+        if lives(&self.init) && self.held_exit.is_none() {
             return Some("");
         }
         self.execs

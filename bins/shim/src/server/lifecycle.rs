@@ -1,7 +1,8 @@
-//! Creating, starting and deleting containers and their further processes.
+//! Creating and starting containers and their further processes.
 //!
-//! Crash: whatever the runtime was asked for goes on; the engine runs [`crate::cleanup`]. Ordering: an exec is deleted after
-//! it ended and its output was copied; a container after its own process ended.
+//! Crash: whatever the runtime was asked for goes on; the engine runs [`crate::cleanup`]. Ordering: a
+//! process is known before the caller hears of it, and an end that came earlier is then told. Cancellation: there is none;
+//! what takes too long is killed and taken back.
 
 use std::fs;
 use std::io;
@@ -9,31 +10,28 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use orlop_api::Message;
 use orlop_api::containerd::events;
 use orlop_api::containerd::task::v3 as api;
 use orlop_api::containerd::types::Mount as ApiMount;
 use orlop_sys::cgroup::{Cgroup, OomWatch};
-use orlop_sys::mount::{Unmount, mount_all, unmount_all};
+use orlop_sys::mount::mount_all;
 use orlop_sys::process::{Input, Spawn};
-use orlop_sys::signal::{pidfd_of, send_by_pidfd};
+use orlop_sys::signal::pidfd_of;
 use orlop_types::Mount;
 
 use super::container::{Caller, Container, Exit, Process, State};
+use super::deletion::unmount_rootfs;
 use super::jobs::{Console, Job, Order, Step};
 use super::poller::{Interest, Token};
-use super::{SIGKILL, Server, exits};
+use super::{Server, exits};
 use crate::bundle::{self, Spec};
 use crate::clock;
 use crate::fault::Fault;
 use crate::log;
-use crate::runtime::{Runtime, says_gone};
+use crate::runtime::Runtime;
 use crate::stdio::{self, Opened, Owner, Terms};
-
-/// How long a deletion waits for output that still flows, as containerd's shim does.
-const DRAIN: Duration = Duration::from_secs(10);
 
 impl Server {
     pub(super) fn container(&self, id: &str) -> Result<&Container, Fault> {
@@ -419,145 +417,13 @@ impl Server {
             });
         }
     }
-
-    pub(super) fn delete(
-        &mut self,
-        caller: Caller,
-        request: &api::DeleteRequest,
-    ) -> Result<(), Fault> {
-        let process = self
-            .container_mut(&request.id)?
-            .process_mut(&request.exec_id)?;
-        if process.deleting.is_some() {
-            return Err(Fault::State("the process is being deleted".to_owned()));
-        }
-        match process.state {
-            State::Stopped => {}
-            // A container that was never started ends here.
-            State::Created if request.exec_id.is_empty() => {
-                process.sent_signal = Some((SIGKILL, 0));
-                if let Some(pidfd) = &process.pidfd {
-                    // One that has ended is on its way to us.
-                    send_by_pidfd(pidfd.as_fd(), SIGKILL).ok();
-                }
-            }
-            // An exec that was never started has no process.
-            State::Created => {
-                process.exit = Some(Exit {
-                    status: 0,
-                    at: clock::now(),
-                })
-            }
-            State::Creating | State::Starting | State::Running => {
-                return Err(wrong_state("delete", process.state));
-            }
-        }
-        process.deleting = Some((caller, clock::boot() + DRAIN));
-        Ok(())
-    }
-
-    /// Goes on with deletions whose process has ended and whose output has come to its end, or was given up.
-    pub(super) fn settle_deletions(&mut self, now: Duration) {
-        let mut due = Vec::new();
-        for (id, container) in &self.containers {
-            let execs = container
-                .execs
-                .iter()
-                .map(|(exec, process)| (exec.as_str(), process));
-            for (exec, process) in execs.chain([("", &container.init)]) {
-                let Some((caller, deadline)) = process.deleting else {
-                    continue;
-                };
-                let settled = process.exit.is_some() && !self.has_output(id, exec);
-                if settled || now >= deadline {
-                    due.push((id.clone(), exec.to_owned(), caller));
-                }
-            }
-        }
-        for (id, exec, caller) in due {
-            self.copies
-                .retain(|_, owned| owned.container != id || owned.exec != exec);
-            match exec.is_empty() {
-                true => self.delete_container(&id, caller),
-                false => self.delete_exec(&id, &exec, caller),
-            }
-        }
-    }
-
-    fn delete_exec(&mut self, id: &str, exec: &str, caller: Caller) {
-        let removed = self
-            .container_mut(id)
-            .map(|container| container.execs.remove(exec));
-        let answer = removed.map(|process| process.as_ref().map_or_else(Vec::new, delete_response));
-        self.answer(caller, answer);
-    }
-
-    fn delete_container(&mut self, id: &str, caller: Caller) {
-        if let Ok(container) = self.container_mut(id) {
-            container.init.deleting = None;
-        }
-        // A process that resists is the runtime's to end.
-        let force = self
-            .container(id)
-            .is_ok_and(|container| container.init.exit.is_none());
-        let args: &[&str] = if force { &["--force"] } else { &[] };
-        if let Err(fault) = self.start_plain(id, Some(caller), Step::Delete, args) {
-            self.answer(caller, Err(fault));
-        }
-    }
-
-    pub(super) fn deleted(&mut self, job: &Job, outcome: Result<(), Fault>) {
-        let outcome = match outcome {
-            Err(Fault::Runtime { message, .. }) if says_gone(&message) => Ok(()),
-            other => other,
-        };
-        if let Err(fault) = outcome {
-            return self.answer_job(job, Err(fault));
-        }
-        let Some(container) = self.containers.remove(&job.container) else {
-            return self.answer_job(
-                job,
-                Err(Fault::NotFound(
-                    "the container is gone: not found".to_owned(),
-                )),
-            );
-        };
-        unmount_rootfs(&container);
-        let init = &container.init;
-        let event = events::TaskDelete {
-            container_id: job.container.clone(),
-            pid: u32::try_from(init.pid).unwrap_or(0),
-            exit_status: init.exit.map_or(137, |exit| exit.status),
-            exited_at: Some(clock::timestamp(
-                init.exit.map_or_else(clock::now, |exit| exit.at),
-            )),
-            ..events::TaskDelete::default()
-        };
-        self.publisher.publish("/tasks/delete", &event);
-        if let Some(caller) = job.caller {
-            self.answer(caller, Ok(delete_response(init)));
-        }
-    }
 }
 
 fn given(fd: &Option<OwnedFd>) -> Input<'_> {
     fd.as_ref().map_or(Input::Null, |fd| Input::Fd(fd.as_fd()))
 }
 
-fn delete_response(process: &Process) -> Vec<u8> {
-    let exit = process.exit.unwrap_or(Exit {
-        status: 137,
-        at: clock::now(),
-    });
-    api::DeleteResponse {
-        pid: u32::try_from(process.pid).unwrap_or(0),
-        exit_status: exit.status,
-        exited_at: Some(clock::timestamp(exit.at)),
-    }
-    .encode_to_vec()
-}
-
-fn wrong_state(operation: &str, state: State) -> Fault {
+pub(super) fn wrong_state(operation: &str, state: State) -> Fault {
     let words = match state {
         State::Creating => "being created",
         State::Created => "created but not started",
@@ -598,19 +464,6 @@ fn mount_rootfs(bundle: &Path, mounts: &[ApiMount]) -> Result<bool, Fault> {
         .collect();
     mount_all(&mounts, &rootfs).map_err(Fault::Rootfs)?;
     Ok(true)
-}
-
-fn unmount_rootfs(container: &Container) {
-    if !container.has_rootfs {
-        return;
-    }
-    let everything = Unmount {
-        detach: true,
-        recursive: true,
-    };
-    if let Err(error) = unmount_all(&container.bundle.join("rootfs"), everything) {
-        log::warn(&format!("the root file system stays mounted: {error}"));
-    }
 }
 
 fn exec_files(bundle: &Path, exec: &str) -> (PathBuf, PathBuf) {

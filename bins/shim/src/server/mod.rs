@@ -5,6 +5,7 @@
 //! hangs up is forgotten; what it asked for goes on. Crash: containers go on; the engine runs [`crate::cleanup`].
 
 mod container;
+mod deletion;
 mod exits;
 mod jobs;
 mod lifecycle;

@@ -1,0 +1,173 @@
+//! Deleting containers and their further processes.
+//!
+//! Ordering: an exec is deleted after it ended and its output was copied; a container after its own process ended. Crash:
+//! the engine runs [`crate::cleanup`], which does the same with what is left.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use orlop_api::Message;
+use orlop_api::containerd::events;
+use orlop_api::containerd::task::v3 as api;
+use orlop_sys::mount::{Unmount, unmount_all};
+use orlop_sys::signal::send_by_pidfd;
+
+use super::container::{Caller, Container, Exit, Process, State};
+use super::jobs::{Job, Step};
+use super::lifecycle::wrong_state;
+use super::{SIGKILL, Server};
+use crate::clock;
+use crate::fault::Fault;
+use crate::log;
+use crate::runtime::says_gone;
+
+/// How long a deletion waits for output that still flows, as containerd's shim does.
+const DRAIN: Duration = Duration::from_secs(10);
+
+impl Server {
+    pub(super) fn delete(
+        &mut self,
+        caller: Caller,
+        request: &api::DeleteRequest,
+    ) -> Result<(), Fault> {
+        let process = self
+            .container_mut(&request.id)?
+            .process_mut(&request.exec_id)?;
+        if process.deleting.is_some() {
+            return Err(Fault::State("the process is being deleted".to_owned()));
+        }
+        match process.state {
+            State::Stopped => {}
+            // A container that was never started ends here.
+            State::Created if request.exec_id.is_empty() => {
+                process.sent_signal = Some((SIGKILL, 0));
+                if let Some(pidfd) = &process.pidfd {
+                    // One that has ended is on its way to us.
+                    send_by_pidfd(pidfd.as_fd(), SIGKILL).ok();
+                }
+            }
+            // An exec that was never started has no process.
+            State::Created => {
+                process.exit = Some(Exit {
+                    status: 0,
+                    at: clock::now(),
+                })
+            }
+            State::Creating | State::Starting | State::Running => {
+                return Err(wrong_state("delete", process.state));
+            }
+        }
+        process.deleting = Some((caller, clock::boot() + DRAIN));
+        Ok(())
+    }
+
+    /// Goes on with deletions whose process has ended and whose output has come to its end, or was given up.
+    pub(super) fn settle_deletions(&mut self, now: Duration) {
+        let mut due = Vec::new();
+        for (id, container) in &self.containers {
+            let execs = container
+                .execs
+                .iter()
+                .map(|(exec, process)| (exec.as_str(), process));
+            for (exec, process) in execs.chain([("", &container.init)]) {
+                let Some((caller, deadline)) = process.deleting else {
+                    continue;
+                };
+                let settled = process.exit.is_some() && !self.has_output(id, exec);
+                if settled || now >= deadline {
+                    due.push((id.clone(), exec.to_owned(), caller));
+                }
+            }
+        }
+        for (id, exec, caller) in due {
+            self.copies
+                .retain(|_, owned| owned.container != id || owned.exec != exec);
+            match exec.is_empty() {
+                true => self.delete_container(&id, caller),
+                false => self.delete_exec(&id, &exec, caller),
+            }
+        }
+    }
+
+    fn delete_exec(&mut self, id: &str, exec: &str, caller: Caller) {
+        let removed = self
+            .container_mut(id)
+            .map(|container| container.execs.remove(exec));
+        let answer = removed.map(|process| process.as_ref().map_or_else(Vec::new, delete_response));
+        self.answer(caller, answer);
+    }
+
+    fn delete_container(&mut self, id: &str, caller: Caller) {
+        if let Ok(container) = self.container_mut(id) {
+            container.init.deleting = None;
+        }
+        // A process that resists is the runtime's to end.
+        let force = self
+            .container(id)
+            .is_ok_and(|container| container.init.exit.is_none());
+        let args: &[&str] = if force { &["--force"] } else { &[] };
+        if let Err(fault) = self.start_plain(id, Some(caller), Step::Delete, args) {
+            self.answer(caller, Err(fault));
+        }
+    }
+
+    pub(super) fn deleted(&mut self, job: &Job, outcome: Result<(), Fault>) {
+        let outcome = match outcome {
+            Err(Fault::Runtime { message, .. }) if says_gone(&message) => Ok(()),
+            other => other,
+        };
+        if let Err(fault) = outcome {
+            return self.answer_job(job, Err(fault));
+        }
+        let Some(container) = self.containers.remove(&job.container) else {
+            return self.answer_job(
+                job,
+                Err(Fault::NotFound(
+                    "the container is gone: not found".to_owned(),
+                )),
+            );
+        };
+        unmount_rootfs(&container);
+        let init = &container.init;
+        let event = events::TaskDelete {
+            container_id: job.container.clone(),
+            pid: u32::try_from(init.pid).unwrap_or(0),
+            exit_status: init.exit.map_or(137, |exit| exit.status),
+            exited_at: Some(clock::timestamp(
+                init.exit.map_or_else(clock::now, |exit| exit.at),
+            )),
+            ..events::TaskDelete::default()
+        };
+        self.publisher.publish("/tasks/delete", &event);
+        if let Some(caller) = job.caller {
+            self.answer(caller, Ok(delete_response(init)));
+        }
+    }
+}
+
+fn delete_response(process: &Process) -> Vec<u8> {
+    let exit = process.exit.unwrap_or(Exit {
+        status: 137,
+        at: clock::now(),
+    });
+    api::DeleteResponse {
+        pid: u32::try_from(process.pid).unwrap_or(0),
+        exit_status: exit.status,
+        exited_at: Some(clock::timestamp(exit.at)),
+    }
+    .encode_to_vec()
+}
+
+/// Takes the root down; what cannot be taken down is said, and stays for the clean-up.
+pub(super) fn unmount_rootfs(container: &Container) {
+    if !container.has_rootfs {
+        return;
+    }
+    let everything = Unmount {
+        detach: true,
+        recursive: true,
+    };
+    if let Err(error) = unmount_all(&container.bundle.join("rootfs"), everything) {
+        log::warn(&format!("the root file system stays mounted: {error}"));
+    }
+}
