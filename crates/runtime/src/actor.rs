@@ -12,6 +12,7 @@ use orlop_api::containerd::task::v3::CreateTaskRequest;
 use orlop_base::blocking;
 use orlop_base::task::TaskKind;
 use orlop_meta::{Event as Announcement, TaskUpdate};
+use orlop_types::exit::ExitCause;
 use orlop_types::{ContainerId, Namespace};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -493,7 +494,7 @@ impl Actor {
                     .task
                     .exit
                     .as_ref()
-                    .map(|exit| exit.cause.clone());
+                    .map(|exit| exit::word(exit.cause));
                 let process = container.to_string();
                 Announcement::TaskExit {
                     container,
@@ -601,8 +602,8 @@ async fn observed(bundle: Bundle, ended: Ended) -> Exit {
         Some(_) | None => Exit {
             code: ended.exit_status,
             at: ended.at,
-            wait_status: None,
-            cause: "unknown".to_owned(),
+            cause: ExitCause::Unknown,
+            record: None,
         },
     }
 }

@@ -69,6 +69,33 @@ pub enum Error {
         #[source]
         source: UserError,
     },
+    /// The image's account files cannot be read.
+    #[error("the users of container {container:?}'s image cannot be read")]
+    Accounts {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The folder for logs cannot be made.
+    #[error("cannot make {path:?} for logs")]
+    Logs {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: orlop_sys::fs::FsError,
+    },
+    /// A label is too long.
+    #[error("a label of container {container:?} cannot be stored")]
+    Label {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: orlop_types::LabelError,
+    },
     /// A runtime name that is not configured and stands for no installed shim.
     #[error("runtime {runtime:?} is not known: no shim {binary:?} in {folders:?}")]
     UnknownRuntime {
@@ -160,6 +187,9 @@ impl Error {
             Self::Refused(_) => "ORL-E6003",
             Self::Spec { .. } => "ORL-E6004",
             Self::User { .. } => "ORL-E6005",
+            Self::Accounts { .. } => "ORL-E6014",
+            Self::Label { .. } => "ORL-E6015",
+            Self::Logs { .. } => "ORL-E6016",
             Self::UnknownRuntime { .. } => "ORL-E6006",
             Self::Bundle { .. } => "ORL-E6007",
             Self::ShimStart { .. } => "ORL-E6008",
@@ -179,12 +209,15 @@ impl Error {
             Self::NoTask { .. } => ErrorKind::NotFound,
             Self::TaskExists { .. } => ErrorKind::AlreadyExists,
             Self::Refused(_) => ErrorKind::FailedPrecondition,
-            Self::Spec { .. } | Self::User { .. } | Self::UnknownRuntime { .. } => {
-                ErrorKind::InvalidArgument
-            }
-            Self::Bundle { .. } | Self::ShimStart { .. } | Self::ForeignRecord { .. } => {
-                ErrorKind::Internal
-            }
+            Self::Spec { .. }
+            | Self::User { .. }
+            | Self::Label { .. }
+            | Self::UnknownRuntime { .. } => ErrorKind::InvalidArgument,
+            Self::Accounts { .. }
+            | Self::Logs { .. }
+            | Self::Bundle { .. }
+            | Self::ShimStart { .. }
+            | Self::ForeignRecord { .. } => ErrorKind::Internal,
             Self::Shim { source, .. } => shim_kind(source),
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Record { source, .. } => record_kind(source),

@@ -13,10 +13,12 @@
 
 mod actor;
 mod bundle;
+mod container;
 mod core;
 mod error;
 pub mod events;
 mod exit;
+pub mod logs;
 pub mod machine;
 pub mod probe;
 mod record;
@@ -25,6 +27,7 @@ mod shim;
 pub mod spec;
 
 pub use self::core::{RuntimeSettings, Settings};
+pub use container::{AUTO_REMOVE_LABEL, LOG_LABEL, NewContainer};
 pub use error::{Error, ErrorKind};
 pub use record::Streams;
 pub use runtime::{CreateTask, Exec, ProcessState, Runtime, Status};

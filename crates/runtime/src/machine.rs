@@ -9,6 +9,7 @@
 
 use std::time::SystemTime;
 
+use orlop_types::exit::{ExitCause, ExitRecord};
 use serde::{Deserialize, Serialize};
 
 /// An outside effect on the way to a running task. They are done in this order and undone in the reverse one.
@@ -110,10 +111,11 @@ pub struct Exit {
     pub code: u32,
     /// When it ended.
     pub at: SystemTime,
-    /// The raw wait status, if the shim saw it. Absent means the code is **made up** because nobody reaped the process.
-    pub wait_status: Option<i32>,
-    /// Why it ended, decided by the shim on evidence; `unknown` where nobody saw.
-    pub cause: String,
+    /// Why it ended, as far as evidence goes.
+    pub cause: ExitCause,
+    /// What the shim wrote down when it saw the end. Absent means that nobody saw it: the code is **made up**, or comes
+    /// from a shim that keeps no record.
+    pub record: Option<ExitRecord>,
 }
 
 /// A task's record: everything a restarted daemon needs to go on.
@@ -407,8 +409,8 @@ mod tests {
         Exit {
             code,
             at: NOW,
-            wait_status: Some(0),
-            cause: "exited".into(),
+            cause: ExitCause::Exited,
+            record: None,
         }
     }
 

@@ -11,7 +11,8 @@ use orlop_base::clock::SharedClock;
 use orlop_base::task::TaskTree;
 use orlop_meta::{Container, Db, NewTask};
 use orlop_ttrpc::client::ClientError;
-use orlop_types::{ContainerId, ExecId, Mount, Namespace};
+use orlop_types::exit::ExitCause;
+use orlop_types::{ContainerId, ExecId, Mount, Namespace, SnapshotKey, SnapshotterName};
 use tokio::sync::oneshot;
 
 use crate::Error;
@@ -146,6 +147,8 @@ impl Runtime {
             container: request.container.clone(),
         };
         let container = self.container(&key).await?;
+        let rootfs = self.rootfs(&key, &container, request.rootfs).await?;
+        let streams = streams_or_log(request.streams, &container);
         let (shim_binary, configured) = self.core.runtime(&container.runtime.name)?;
         let own_options = container.runtime.options.map(|typed| Any {
             type_url: typed.type_url,
@@ -158,8 +161,8 @@ impl Runtime {
                 .or(own_options)
                 .or(configured)
                 .map(Into::into),
-            rootfs: request.rootfs,
-            streams: request.streams,
+            rootfs,
+            streams,
             checkpoint: request.checkpoint,
         };
         let (task, effects) = Task::create(self.core.now());
@@ -543,6 +546,39 @@ impl Runtime {
             })
     }
 
+    /// The mounts of the root file system: the caller's, or those of the container's snapshot.
+    async fn rootfs(
+        &self,
+        key: &TaskKey,
+        container: &Container,
+        given: Vec<Mount>,
+    ) -> Result<Vec<Mount>, Error> {
+        let parsed = (
+            SnapshotterName::new(&container.snapshotter),
+            SnapshotKey::new(&container.snapshot_key),
+        );
+        let (true, (Ok(snapshotter), Ok(snapshot))) = (given.is_empty(), parsed) else {
+            return Ok(given);
+        };
+        let (db, namespace, id) = (
+            self.core.db.clone(),
+            key.namespace.clone(),
+            key.container.to_string(),
+        );
+        let read = blocking::run("read mounts", move || {
+            db.namespace(&namespace)
+                .snapshots(&snapshotter)
+                .mounts(&snapshot)
+        });
+        read.await
+            .map_err(Error::Daemon)?
+            .map_err(|source| Error::Record {
+                container: id,
+                attempt: "read",
+                source,
+            })
+    }
+
     /// Writes the record of a task that is about to be created.
     async fn announce(&self, key: &TaskKey, record: Vec<u8>) -> Result<(), Error> {
         let (db, key) = (self.core.db.clone(), key.clone());
@@ -624,6 +660,35 @@ impl Runtime {
     }
 }
 
+/// A container made by [`Runtime::create_container`] that nobody is attached to writes its log, through the shim, so that
+/// it goes on while the daemon is away.
+fn streams_or_log(streams: Streams, container: &Container) -> Streams {
+    let unattached =
+        streams.stdin.is_empty() && streams.stdout.is_empty() && streams.stderr.is_empty();
+    let (true, Some(log)) = (unattached, Runtime::log_path(container)) else {
+        return streams;
+    };
+    let log = format!("cri-log://{}", uri_path(log));
+    let stderr = if streams.terminal {
+        String::new()
+    } else {
+        log.clone()
+    };
+    Streams {
+        stdout: log,
+        stderr,
+        ..streams
+    }
+}
+
+/// A path as it stands in a URI: what would end it or start an escape is escaped (RFC 3986).
+fn uri_path(path: &std::path::Path) -> String {
+    let text = path.to_string_lossy();
+    text.replace('%', "%25")
+        .replace('?', "%3F")
+        .replace('#', "%23")
+}
+
 fn gone(container: &ContainerId) -> Error {
     Error::Gone {
         container: container.to_string(),
@@ -680,8 +745,8 @@ fn exec_state(container: &ContainerId, exec: &ExecId, answer: StateResponse) -> 
         exit: exit.map(|at| Exit {
             code: answer.exit_status,
             at,
-            wait_status: None,
-            cause: "unknown".to_owned(),
+            cause: ExitCause::Unknown,
+            record: None,
         }),
     }
 }

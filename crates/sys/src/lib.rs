@@ -3,5 +3,6 @@ pub mod beneath;
 pub mod cgroup;
 pub mod fs;
 pub mod mount;
+pub mod netns;
 pub mod process;
 pub mod signal;

@@ -1,0 +1,259 @@
+//! Making a container from an image: its root file system, its OCI spec, its record.
+//!
+//! Crash: the snapshot is bound to a lease from its first moment, and to the container's record before the lease goes;
+//! whatever a crash leaves has no holder and is collected. Cancellation: the job runs to its end. Ordering: none needed.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use oci_spec::image::Config as ImageConfig;
+use orlop_api::any::OCI_SPEC;
+use orlop_base::blocking;
+use orlop_meta::{Container, SnapshotOptions, TypedBytes, View};
+use orlop_sys::fs::{Dir, Mode, OFlags};
+use orlop_sys::mount::Detached;
+use orlop_types::{ContainerId, Labels, LeaseId, Mount, Namespace, SnapshotKey, SnapshotterName};
+
+use crate::Error;
+use crate::core::Core;
+use crate::runtime::Runtime;
+use crate::spec::{self, Accounts, ContainerOptions, ResolvedUser};
+
+/// The label that says where a container's log is; only containers made here have one.
+pub const LOG_LABEL: &str = "orlop.dev/log-path";
+
+/// The label of containers that are to be removed when their task ends.
+pub const AUTO_REMOVE_LABEL: &str = "orlop.dev/auto-remove";
+
+/// How long the lease of an interrupted creation keeps its snapshot.
+const LEASE_DURATION: Duration = Duration::from_secs(3600);
+
+/// `/etc/passwd` and `/etc/group` beyond this are not read to their end.
+const ACCOUNTS_BYTES_MAX: u64 = 4 << 20;
+
+/// A container to be made.
+#[derive(Debug, Clone)]
+pub struct NewContainer {
+    /// Its id.
+    pub id: ContainerId,
+    /// The image's name, for people.
+    pub image: String,
+    /// The image's configuration.
+    pub image_config: ImageConfig,
+    /// The committed snapshot of the whole image.
+    pub image_snapshot: SnapshotKey,
+    /// Where that snapshot is.
+    pub snapshotter: SnapshotterName,
+    /// What the user asks for.
+    pub options: ContainerOptions,
+    /// The runtime's name; empty for the default.
+    pub runtime: String,
+    /// Labels of the record.
+    pub labels: Labels,
+    /// Whether it is to be removed when its task ends.
+    pub auto_remove: bool,
+}
+
+impl Runtime {
+    /// Makes a container: a writable snapshot on top of the image, the OCI spec, the record. Starts nothing. On failure
+    /// nothing is left.
+    ///
+    /// # Errors
+    /// The id is taken, the runtime is unknown, or image and options make no container.
+    pub async fn create_container(
+        &self,
+        namespace: &Namespace,
+        new: NewContainer,
+    ) -> Result<Container, Error> {
+        self.core.runtime(&new.runtime)?;
+        let (core, namespace) = (std::sync::Arc::clone(&self.core), namespace.clone());
+        blocking::run("create container", move || create(&core, &namespace, new))
+            .await
+            .map_err(Error::Daemon)?
+    }
+
+    /// The file a container's log is in; `None` for containers of other clients, whose streams go where they say.
+    #[must_use]
+    pub fn log_path(container: &Container) -> Option<&Path> {
+        container.labels.value(LOG_LABEL).map(Path::new)
+    }
+}
+
+fn create(core: &Core, namespace: &Namespace, new: NewContainer) -> Result<Container, Error> {
+    let failed = |source| Error::Record {
+        container: new.id.to_string(),
+        attempt: "written",
+        source,
+    };
+    let plain = core.db.namespace(namespace);
+    let lease = lease(core, &new.id);
+    let expiry = expiry(core.now()).map_err(|source| Error::Label {
+        container: new.id.to_string(),
+        source,
+    })?;
+    plain.leases().create(&lease, &expiry).map_err(failed)?;
+    let leased = core.db.namespace(namespace).under(lease.clone());
+    let made = make(core, namespace, &leased, &new);
+    if made.is_err() {
+        // Best effort: without its lease the next collection takes it anyway.
+        drop(
+            leased
+                .snapshots(&new.snapshotter)
+                .remove(&snapshot_key(&new.id)),
+        );
+    }
+    let released = plain.leases().delete(&lease);
+    let container = made?;
+    released.map_err(failed)?;
+    Ok(container)
+}
+
+fn make(
+    core: &Core,
+    namespace: &Namespace,
+    leased: &View,
+    new: &NewContainer,
+) -> Result<Container, Error> {
+    let failed = |source| Error::Record {
+        container: new.id.to_string(),
+        attempt: "written",
+        source,
+    };
+    let key = snapshot_key(&new.id);
+    let on_image = SnapshotOptions {
+        parent: Some(new.image_snapshot.clone()),
+        labels: Labels::new(),
+    };
+    let mounts = leased
+        .snapshots(&new.snapshotter)
+        .prepare(&key, &on_image)
+        .map_err(failed)?;
+    let user = user(new, &mounts)?;
+    let spec = spec::build(&new.id, &new.image_config, &new.options, &user).map_err(|source| {
+        Error::Spec {
+            container: new.id.to_string(),
+            source,
+        }
+    })?;
+    let spec = TypedBytes {
+        type_url: OCI_SPEC.to_owned(),
+        value: serde_json::to_vec(&spec).expect("an OCI spec has only text keys"),
+    };
+    let name = if new.runtime.is_empty() {
+        core.settings.default_runtime.clone()
+    } else {
+        new.runtime.clone()
+    };
+    let mut container = Container::new(
+        new.id.clone(),
+        orlop_meta::Runtime {
+            name,
+            options: None,
+        },
+        spec,
+    );
+    container.labels = labels(core, namespace, new)?;
+    container.image.clone_from(&new.image);
+    container.snapshotter = new.snapshotter.to_string();
+    container.snapshot_key = key.to_string();
+    leased.containers().create(&container).map_err(failed)
+}
+
+fn labels(core: &Core, namespace: &Namespace, new: &NewContainer) -> Result<Labels, Error> {
+    let failed = |source| Error::Label {
+        container: new.id.to_string(),
+        source,
+    };
+    let mut labels = new.labels.clone();
+    let log = core
+        .settings
+        .log_folder
+        .join(namespace.as_str())
+        .join(format!("{}.log", new.id));
+    labels
+        .insert(LOG_LABEL, log.to_string_lossy())
+        .map_err(failed)?;
+    if new.auto_remove {
+        labels.insert(AUTO_REMOVE_LABEL, "true").map_err(failed)?;
+    }
+    Ok(labels)
+}
+
+fn lease(core: &Core, id: &ContainerId) -> LeaseId {
+    let nanos = core
+        .now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
+    LeaseId::new(format!("orlop-create-{id}-{nanos}"))
+        .expect("an id and digits make a lease's name")
+}
+
+fn expiry(now: SystemTime) -> Result<Labels, orlop_types::LabelError> {
+    let mut labels = Labels::new();
+    labels.insert(
+        "containerd.io/gc.expire",
+        orlop_base::units::format_moment(now + LEASE_DURATION),
+    )?;
+    Ok(labels)
+}
+
+/// The container's snapshot is called as the container is: what an engineer looks for with `ctr snapshot ls`.
+fn snapshot_key(id: &ContainerId) -> SnapshotKey {
+    SnapshotKey::new(id.as_str()).expect("a container id is a sound key")
+}
+
+fn user(new: &NewContainer, mounts: &[Mount]) -> Result<ResolvedUser, Error> {
+    let wanted = new
+        .options
+        .user
+        .clone()
+        .or_else(|| new.image_config.user().clone())
+        .unwrap_or_default();
+    let accounts = accounts(mounts).map_err(|source| Error::Accounts {
+        container: new.id.to_string(),
+        source,
+    })?;
+    ResolvedUser::resolve(&wanted, &accounts).map_err(|source| Error::User {
+        container: new.id.to_string(),
+        source,
+    })
+}
+
+/// Reads the image's account files through a mount that is attached nowhere, so nothing has to be cleaned up.
+fn accounts(mounts: &[Mount]) -> Result<Accounts, std::io::Error> {
+    let [mount] = mounts else {
+        return Ok(Accounts::default());
+    };
+    let mount = Detached::new(mount).map_err(std::io::Error::other)?;
+    let root = Dir::from_parts(mount.as_fd().try_clone_to_owned()?, "/".into());
+    Ok(Accounts {
+        passwd: read(&root, "etc/passwd")?,
+        group: read(&root, "etc/group")?,
+    })
+}
+
+/// A file of the image; links stay inside it. Absent is empty; a device or FIFO in its place is refused.
+fn read(root: &Dir, path: &str) -> std::io::Result<String> {
+    let opened = root.open_in_root(
+        Path::new(path),
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let file = match opened {
+        Ok(descriptor) => File::from(descriptor),
+        Err(error) if error.is_not_found() => return Ok(String::new()),
+        Err(error) => return Err(std::io::Error::other(error)),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other(format!(
+            "/{path} of the image is not a regular file"
+        )));
+    }
+    let mut bytes = Vec::new();
+    file.take(ACCOUNTS_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
