@@ -6,7 +6,8 @@
 //! Non-goals: images, snapshots, networks, checkpoints; anything another process of the engine can do as well.
 //!
 //! Invariants:
-//! - one thread, one epoll loop, no call that waits for another process while serving;
+//! - one thread, one epoll loop, no call that waits for another process while serving, save for a logging
+//!   program to become ready (`binary://`, ten seconds at most);
 //! - every runtime call has a deadline, and a create that fails leaves nothing behind;
 //! - an end is written to the bundle before anyone is told of it and before the cgroup goes;
 //! - the engine may come and go: containers, their logs and their ends do not depend on it.

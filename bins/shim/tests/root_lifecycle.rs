@@ -501,7 +501,7 @@ fn an_idle_shim_has_little_memory_of_its_own() {
         let text = std::fs::read_to_string(&rollup).unwrap();
         let line = text
             .lines()
-            .find_map(|line| line.strip_prefix("Private_Dirty:"))
+            .find_map(|line| line.strip_prefix("Anonymous:"))
             .unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     };

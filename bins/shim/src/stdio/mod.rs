@@ -415,7 +415,7 @@ fn start_logger(
     Ok(opened)
 }
 
-/// The one place that waits, for at most [`READY_MS`]: output before the logger is there would be lost.
+/// The one place that waits, for at most ten seconds: output before the logger is there would be lost.
 fn wait_until_ready(reader: &OwnedFd, must_say_ready: bool) -> Result<(), Fault> {
     const READY_SECONDS: i64 = 10;
     let silent = || Fault::Invalid("the logging program did not become ready".to_owned());
