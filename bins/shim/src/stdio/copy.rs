@@ -1,7 +1,7 @@
 //! Copies that the shim itself makes: terminals and CRI logs. One shared buffer serves them all.
 //!
 //! Ordering: bytes of one copy stay in order. When the target is full, reading stops until it has room, so that a slow reader
-//! slows the container down instead of filling memory. Cancellation: dropping a [`Copy`] closes both ends.
+//! slows the container down instead of filling memory. Cancellation: dropping a copy closes both ends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

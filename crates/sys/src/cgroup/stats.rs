@@ -408,10 +408,8 @@ mod tests {
             writes: 7,
             ..IoStats::default()
         };
-        assert_eq!(
-            devices.into_values().collect::<Vec<_>>(),
-            [expected.clone()]
-        );
+        let found: Vec<IoStats> = devices.into_values().collect();
+        assert_eq!(found.as_slice(), std::slice::from_ref(&expected));
         assert_eq!(io_v2_line("8:0 rbytes=4096 wios=7 dios=3"), Some(expected));
         assert_eq!(io_v2_line("x"), None);
     }

@@ -9,7 +9,7 @@
 //! Ordering: a [`Child`] holds a pidfd, so signals and waits never hit a process that took over its id.
 //! Cancellation: dropping a [`Child`] neither ends nor reaps it. Crash: children go on.
 //!
-//! Entry points: [`Spawn`], [`run`], [`reap_next`].
+//! Entry points: [`Spawn`], [`run()`], [`reap_next`].
 
 mod run;
 mod spawn;
