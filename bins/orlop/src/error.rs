@@ -143,7 +143,11 @@ impl CliError {
     pub(crate) fn report(&self) -> Report {
         let (id, hint) = match self {
             Self::NotStarted(inner) => return inner.report(),
-            Self::Call { status, .. } => (call_id(status), call_hint(status.code())),
+            Self::Call { status, .. } => match daemon_id(status.message()) {
+                // Whoever gave it an id says in its message and on its page what to do.
+                Some(id) => (id, None),
+                None => (call_id(status.code()), call_hint(status.code())),
+            },
             Self::Unreachable { .. } => ("ORL-E8001", Some(UNREACHABLE_HINT)),
             Self::Argument { .. } => (
                 "ORL-E8002",
@@ -186,12 +190,9 @@ impl CliError {
 
 const UNREACHABLE_HINT: &str = "is orlopd running (systemctl status orlopd)? Its socket is named by --address or ORLOP_ADDRESS";
 
-/// The daemon's own id, or one of ours by the kind of failure.
-fn call_id(status: &Status) -> &str {
-    if let Some(id) = daemon_id(status.message()) {
-        return id;
-    }
-    match status.code() {
+/// Our id for a failure that the daemon gave none.
+fn call_id(code: Code) -> &'static str {
+    match code {
         Code::NotFound => "ORL-E8010",
         Code::AlreadyExists => "ORL-E8011",
         Code::FailedPrecondition | Code::Aborted => "ORL-E8012",

@@ -117,7 +117,7 @@ async fn why(arguments: &Why, context: &mut Context<'_>) -> Result<(), CliError>
         return context.output.json(&values);
     }
     let texts: Vec<String> = holdings.iter().map(holding_text).collect();
-    context.output.write(texts.join("\n").as_bytes())
+    context.output.text(texts.join("\n").trim_end())
 }
 
 fn collected(answer: &GcRunResponse) -> Answer {
@@ -203,21 +203,14 @@ fn holding_text(holding: &Holding) -> String {
         text.push_str("  is held by nothing: the next collection takes it\n");
         return text;
     }
-    for (index, hop) in holding.path.iter().enumerate().rev() {
-        let verb = if index == 0 {
-            "which is a root"
-        } else {
-            "held by"
-        };
-        let holder = match index
-            .checked_sub(1)
-            .and_then(|index| holding.path.get(index))
-        {
-            Some(before) => name(&before.resource.clone().unwrap_or_default()),
-            None => String::new(),
-        };
-        let line = format!("  {verb} {holder}");
-        text.push_str(&format!("{}: {}\n", line.trim_end(), hop.reason));
+    for pair in holding.path.windows(2).rev() {
+        if let [holder, held] = pair {
+            let holder = name(&holder.resource.clone().unwrap_or_default());
+            text.push_str(&format!("  held by {holder}: {}\n", held.reason));
+        }
+    }
+    if let Some(root) = holding.path.first() {
+        text.push_str(&format!("  which is a root: {}\n", root.reason));
     }
     text
 }

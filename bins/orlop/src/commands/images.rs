@@ -100,7 +100,7 @@ pub(crate) async fn run(arguments: &Arguments, context: &mut Context<'_>) -> Res
     if arguments.quiet && !context.output.is_json() {
         return rows
             .iter()
-            .try_for_each(|row| context.output.line(&row.name));
+            .try_for_each(|row| context.output.text(&row.name));
     }
     context.output.rows(&rows)
 }

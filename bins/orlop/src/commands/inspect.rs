@@ -136,10 +136,8 @@ fn as_text(answer: &InspectResponse) -> Vec<(&'static str, String)> {
                 "created",
                 time::moment(record.created_at.as_ref()).unwrap_or_default(),
             ),
-            (
-                "snapshot",
-                format!("{} ({})", record.snapshot_key, record.snapshotter),
-            ),
+            ("snapshotter", record.snapshotter.clone()),
+            ("snapshot", record.snapshot_key.clone()),
         ]);
     }
     match &answer.task {
@@ -149,6 +147,10 @@ fn as_text(answer: &InspectResponse) -> Vec<(&'static str, String)> {
         )),
         None => text.push(("state", "no task".to_owned())),
     }
+    let shim = match answer.shim_pid {
+        0 => "none".to_owned(),
+        pid => format!("pid {pid}"),
+    };
     let network = answer.network.clone().unwrap_or_default();
     let addresses = network.addresses.join(", ");
     text.extend([
@@ -159,7 +161,7 @@ fn as_text(answer: &InspectResponse) -> Vec<(&'static str, String)> {
                 .to_owned(),
         ),
         ("cgroup", answer.cgroup_path.clone()),
-        ("shim", answer.shim_pid.to_string()),
+        ("shim", shim),
         ("log", answer.log_path.clone()),
     ]);
     let steps: Vec<String> = answer.transitions.iter().map(transition_text).collect();
@@ -167,7 +169,6 @@ fn as_text(answer: &InspectResponse) -> Vec<(&'static str, String)> {
     if let Some(exit) = &answer.exit {
         text.extend(exit_text(exit));
     }
-    text.retain(|(_, value)| !value.is_empty());
     text
 }
 

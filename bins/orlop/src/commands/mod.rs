@@ -151,7 +151,7 @@ pub(crate) async fn each<'a>(
     if context.output.is_json() {
         context.output.json(&done)?;
     } else {
-        done.iter().try_for_each(|name| context.output.line(name))?;
+        done.iter().try_for_each(|name| context.output.text(name))?;
     }
     first_failure.map_or(Ok(()), Err)
 }

@@ -64,7 +64,7 @@ pub(crate) async fn run(arguments: &Arguments, context: &mut Context<'_>) -> Res
     }
     rows.sort_by(|left, right| left.id.cmp(&right.id));
     if arguments.quiet && !context.output.is_json() {
-        return rows.iter().try_for_each(|row| context.output.line(&row.id));
+        return rows.iter().try_for_each(|row| context.output.text(&row.id));
     }
     context.output.rows(&rows)
 }

@@ -103,7 +103,7 @@ pub(crate) async fn run(command: &Command, context: &mut Context<'_>) -> Result<
             if context.output.is_json() {
                 return context.output.rows(&rows);
             }
-            context.output.write(tree(&rows).as_bytes())
+            context.output.text(tree(&rows).trim_end())
         }
         Command::Info(arguments) => info(arguments, context).await,
         Command::Rm(arguments) => remove(arguments, context).await,

@@ -101,14 +101,14 @@ impl Output {
             Format::Json => serde_json::to_string(item).map_err(unserialisable)?,
             Format::Text => text(item),
         };
-        self.line(&line)
+        self.text(&line)
     }
 
     /// The result of a command that makes or removes things: their names, or a JSON object.
     pub(crate) fn done<T: Serialize>(&mut self, result: &T, text: &str) -> Result<(), CliError> {
         match self.format {
             Format::Json => self.json(result),
-            Format::Text => self.line(text),
+            Format::Text => self.text(text),
         }
     }
 
@@ -119,9 +119,9 @@ impl Output {
         self.write(text.as_bytes())
     }
 
-    /// A line of text.
-    pub(crate) fn line(&mut self, text: &str) -> Result<(), CliError> {
-        self.write(text.as_bytes())?;
+    /// Lines of text. Control characters in them are shown as such and steer no terminal.
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), CliError> {
+        self.write(table::harmless(text).as_bytes())?;
         self.write(b"\n")
     }
 
@@ -143,6 +143,7 @@ impl Output {
 
     /// A remark that is not part of the answer.
     pub(crate) fn note(&mut self, text: &str) -> Result<(), CliError> {
+        let text = table::harmless(text);
         self.write_error(format!("{text}\n").as_bytes())
     }
 
@@ -168,7 +169,9 @@ impl Output {
         } else {
             ("", "")
         };
-        let mut text = format!("{red}orlop:{plain} {}\n", report.message);
+        // Registries and runtimes have a say in messages.
+        let message = table::harmless(&report.message);
+        let mut text = format!("{red}orlop:{plain} {message}\n");
         if let Some(hint) = &report.hint {
             text.push_str(&format!("  try: {hint}\n"));
         }

@@ -41,7 +41,7 @@ pub(crate) fn render_properties(properties: &[(&str, String)]) -> String {
         .unwrap_or(0)
         + 1;
     let mut text = String::new();
-    for (name, value) in properties {
+    for (name, value) in properties.iter().filter(|(_, value)| !value.is_empty()) {
         let mut label = format!("{name}:");
         // A value of several lines stands in its column, under the first.
         for line in value.split('\n') {
@@ -59,6 +59,12 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
+}
+
+/// Like [`printable`], for texts of several lines.
+pub(crate) fn harmless(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(printable).collect();
+    lines.join("\n")
 }
 
 /// `text` in at most `width` columns, its middle left out if need be: both ends of a name tell it apart.
@@ -150,6 +156,11 @@ mod tests {
             render_properties(&[("a", "\x1b]0;x".to_owned())]),
             "a:  \u{fffd}]0;x\n"
         );
+    }
+
+    #[test]
+    fn lines_stay_lines_where_text_is_made_harmless() {
+        assert_eq!(harmless("a\x1b[2J\nb\r"), "a\u{fffd}[2J\nb\u{fffd}");
     }
 
     #[test]
