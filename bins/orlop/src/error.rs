@@ -272,7 +272,7 @@ fn call_message(status: &Status) -> String {
 /// The first id in a status message.
 fn daemon_id(message: &str) -> Option<&str> {
     message.match_indices("ORL-E").find_map(|(at, _)| {
-        let id = message.get(at..at + "ORL-E0000".len())?;
+        let id = message.get(at..at + "ORL-E".len() + 4)?;
         id["ORL-E".len()..]
             .bytes()
             .all(|b| b.is_ascii_digit())

@@ -1,5 +1,7 @@
 //! Documents: links lead somewhere, decisions are numbered and complete.
 
+use std::collections::BTreeSet;
+
 use super::Finding;
 use super::files::{File, Tree};
 
@@ -19,27 +21,41 @@ pub(super) fn check(tree: &Tree, findings: &mut Vec<Finding>) {
             }
         }
     }
-    let decisions: Vec<&File> = tree
+    let decisions = tree
         .files
         .iter()
-        .filter(|file| file.path.starts_with("docs/adr/") && file.path.ends_with(".md"))
-        .collect();
-    for (index, file) in decisions.iter().enumerate() {
-        check_decision(file, index + 1, findings);
+        .filter(|file| file.path.starts_with("docs/adr/") && file.path.ends_with(".md"));
+    let mut numbers = BTreeSet::new();
+    for file in decisions {
+        check_decision(file, findings);
+        if !numbers.insert(number(file)) {
+            findings.push(format!("{}: another decision has this number", file.path));
+        }
     }
 }
 
-fn check_decision(file: &File, number: usize, findings: &mut Vec<Finding>) {
+fn check_decision(file: &File, findings: &mut Vec<Finding>) {
     let path = &file.path;
-    if !path.starts_with(&format!("docs/adr/{number:04}-")) {
-        findings.push(format!("{path}: decision {number} should stand here"));
-    }
-    if !file.text.starts_with(&format!("# {number}. ")) {
-        findings.push(format!("{path}: begin with \"# {number}. \" and the title"));
+    match number(file) {
+        None => findings.push(format!(
+            "{path}: call it by four digits and its title, such as 0001-crates.md"
+        )),
+        Some(number) if !file.text.starts_with(&format!("# {number}. ")) => {
+            findings.push(format!("{path}: begin with \"# {number}. \" and the title"));
+        }
+        Some(_) => {}
     }
     for part in ADR_PARTS.iter().filter(|part| !file.text.contains(**part)) {
         findings.push(format!("{path}: no paragraph {part}"));
     }
+}
+
+/// The number in `docs/adr/0001-title.md`.
+fn number(file: &File) -> Option<u32> {
+    let name = file.path.strip_prefix("docs/adr/")?;
+    let (digits, _title) = name.split_once('-')?;
+    let is_number = digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| digits.parse().ok()).flatten()
 }
 
 /// The targets of `[text](target)` that are neither addresses nor anchors, without their anchor.
@@ -102,13 +118,20 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_out_of_order_or_incomplete_is_found() {
-        let mut findings = Vec::new();
-        let file = File {
-            path: "docs/adr/0003-x.md".to_owned(),
-            text: "# 2. X\n\n**Context.** **Decision.** **Alternatives.**\n".to_owned(),
+    fn a_decision_without_its_number_or_incomplete_is_found() {
+        let findings = |path: &str, text: &str| {
+            let mut findings = Vec::new();
+            let file = File {
+                path: path.to_owned(),
+                text: text.to_owned(),
+            };
+            check_decision(&file, &mut findings);
+            findings
         };
-        check_decision(&file, 2, &mut findings);
-        assert_eq!(findings.len(), 2, "{findings:?}");
+        let whole = "# 3. X\n\n**Context.** **Decision.** **Alternatives.** **Failure modes.**\n";
+        assert!(findings("docs/adr/0003-x.md", whole).is_empty());
+        assert_eq!(findings("docs/adr/0004-x.md", whole).len(), 1);
+        assert_eq!(findings("docs/adr/3-x.md", whole).len(), 1);
+        assert_eq!(findings("docs/adr/0003-x.md", "# 3. X\n").len(), 4);
     }
 }

@@ -15,7 +15,13 @@ const RANGES: [(char, &[&str]); 8] = [
     ('5', &["crates/image"]),
     (
         '6',
-        &["crates/runtime", "crates/cni", "crates/ttrpc", "bins/shim"],
+        &[
+            "crates/runtime",
+            "crates/cni",
+            "crates/ttrpc",
+            "crates/sys",
+            "bins/shim",
+        ],
     ),
     ('7', &["crates/services", "bins/orlopd", "crates/base"]),
     ('8', &["bins/orlop"]),

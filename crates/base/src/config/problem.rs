@@ -77,7 +77,7 @@ impl ConfigErrors {
     /// The stable id.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        "ORL-E7001"
+        "ORL-E7101"
     }
 }
 

@@ -73,7 +73,7 @@ metrics_address = "localhost"
     sources.environment = pairs(&[("ORLOPD_GC_SWEEP_BATCH", "many")]);
     sources.flags = pairs(&[("snapshotter.default", "zfs"), ("gc.sweep_batsh", "1")]);
     let errors = Config::read(&sources).unwrap_err();
-    assert_eq!(errors.code(), "ORL-E7001");
+    assert_eq!(errors.code(), "ORL-E7101");
     insta::assert_snapshot!(errors);
 }
 
