@@ -139,6 +139,10 @@ impl BlockingPool {
         );
     }
 
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the one place that takes a blocking thread"
+    )]
     async fn run_in<T, Job>(
         &self,
         lane: Arc<Semaphore>,
