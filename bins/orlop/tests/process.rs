@@ -1,7 +1,8 @@
 //! The program as a process: its exit codes and its manners towards pipes, signals and terminals.
 #![allow(
     clippy::disallowed_methods,
-    reason = "the program under test is started as a shell starts it"
+    clippy::unwrap_used,
+    reason = "the program under test is started as a shell starts it, and helpers of tests may fail as tests do"
 )]
 
 use std::io::{Read, Write};
