@@ -144,7 +144,8 @@ impl CliError {
         let (id, hint) = match self {
             Self::NotStarted(inner) => return inner.report(),
             Self::Call { status, .. } => match daemon_id(status.message()) {
-                // Whoever gave it an id says in its message and on its page what to do.
+                // The services' own ids only tell kinds of failure apart; others come with advice of their own.
+                Some(id) if id.starts_with(SERVICES_IDS) => (id, call_hint(status.code())),
                 Some(id) => (id, None),
                 None => (call_id(status.code()), call_hint(status.code())),
             },
@@ -187,6 +188,9 @@ impl CliError {
         }
     }
 }
+
+/// How ids of the daemon's services begin (docs/errors/README.md).
+const SERVICES_IDS: &str = "ORL-E7";
 
 const UNREACHABLE_HINT: &str = "is orlopd running (systemctl status orlopd)? Its socket is named by --address or ORLOP_ADDRESS";
 
@@ -264,6 +268,7 @@ fn call_message(status: &Status) -> String {
         };
     };
     let bare = message
+        .replacen(&format!("({id})"), "", 1)
         .replacen(&format!("[{id}]"), "", 1)
         .replacen(id, "", 1);
     bare.trim_matches([' ', ':']).to_owned()
@@ -304,6 +309,7 @@ mod tests {
             "ORL-E3004: no such manifest",
             "[ORL-E3004] no such manifest",
             "no such manifest [ORL-E3004]",
+            "no such manifest (ORL-E3004)",
         ] {
             let report = call(Status::not_found(message)).report();
             assert_eq!(report.id, "ORL-E3004");
