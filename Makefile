@@ -6,7 +6,9 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 ARCH := $(shell uname -m)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 DIST := $(TARGET)/dist/orlop-$(VERSION)-linux-$(ARCH)
-BINARIES := orlopd orlop orlop-shim
+# The packages, and the programs they make: containerd finds its shims by their names.
+PACKAGES := orlopd orlop orlop-shim
+PROGRAMS := orlopd orlop containerd-shim-orlop-v1
 
 .PHONY: help build release test lint fmt deny packages demo bench critest install dist
 
@@ -17,7 +19,7 @@ build: ## Build every program for work on it
 	cargo build --workspace --bins --locked
 
 release: ## Build every program as it is shipped
-	cargo build --release --locked $(BINARIES:%=-p %)
+	cargo build --release --locked $(PACKAGES:%=-p %)
 
 packages: ## Install what tests and demo need from the distribution
 	.ci/packages
@@ -50,8 +52,7 @@ critest: ## Kubernetes' conformance suite: comes with CRI, see ARCHITECTURE.md
 
 install: release ## Install programs, unit, completions and manual below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install -m 755 $(BINARIES:%=$(TARGET)/release/%) $(DESTDIR)$(PREFIX)/bin/
-	ln -sf orlop-shim $(DESTDIR)$(PREFIX)/bin/containerd-shim-orlop-v1
+	install -m 755 $(PROGRAMS:%=$(TARGET)/release/%) $(DESTDIR)$(PREFIX)/bin/
 	sed 's,/usr/local/bin/,$(PREFIX)/bin/,' dist/orlopd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/orlopd.service
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d

@@ -144,8 +144,10 @@ impl CliError {
         let (id, hint) = match self {
             Self::NotStarted(inner) => return inner.report(),
             Self::Call { status, .. } => match daemon_id(status.message()) {
-                // The services' own ids only tell kinds of failure apart; others come with advice of their own.
-                Some(id) if id.starts_with(SERVICES_IDS) => (id, call_hint(status.code())),
+                Some(id) if TELLS_ONLY_KINDS.iter().any(|part| id.starts_with(part)) => {
+                    (id, call_hint(status.code()))
+                }
+                // Registries, runtimes and file systems fail in ways of their own, which their pages explain.
                 Some(id) => (id, None),
                 None => (call_id(status.code()), call_hint(status.code())),
             },
@@ -189,8 +191,9 @@ impl CliError {
     }
 }
 
-/// How ids of the daemon's services begin (docs/errors/README.md).
-const SERVICES_IDS: &str = "ORL-E7";
+/// How the ids of database and services begin (docs/errors/README.md). They tell the same kinds of failure apart as
+/// gRPC's codes do, so advice by code fits them.
+const TELLS_ONLY_KINDS: [&str; 2] = ["ORL-E4", "ORL-E7"];
 
 const UNREACHABLE_HINT: &str = "is orlopd running (systemctl status orlopd)? Its socket is named by --address or ORLOP_ADDRESS";
 
@@ -316,6 +319,13 @@ mod tests {
             assert_eq!(report.message, "cannot pull x: no such manifest");
             assert_eq!(report.page, "docs/errors/ORL-E3004.md");
         }
+    }
+
+    #[test]
+    fn advice_by_kind_is_given_where_it_fits() {
+        let hint = |message: &str| call(Status::not_found(message)).report().hint;
+        assert!(hint("image \"x\" not found (ORL-E4001)").is_some());
+        assert_eq!(hint("no such manifest (ORL-E3004)"), None);
     }
 
     #[test]
