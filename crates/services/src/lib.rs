@@ -17,6 +17,7 @@
 mod authority;
 mod containers;
 mod content;
+mod diff;
 mod events;
 mod health;
 mod images;
@@ -35,6 +36,7 @@ mod version;
 
 use orlop_api::containerd::services::containers::v1::containers_server::ContainersServer;
 use orlop_api::containerd::services::content::v1::content_server::ContentServer;
+use orlop_api::containerd::services::diff::v1::diff_server::DiffServer;
 use orlop_api::containerd::services::events::v1::events_server::EventsServer;
 use orlop_api::containerd::services::images::v1::images_server::ImagesServer;
 use orlop_api::containerd::services::introspection::v1::introspection_server::IntrospectionServer;
@@ -124,6 +126,9 @@ fn records(store: &store::Store) -> Routes {
         .add_service(limited!(SnapshotsServer::new(
             snapshots::SnapshotsService { store: store() }
         )))
+        .add_service(limited!(DiffServer::new(diff::DiffService {
+            store: store()
+        })))
         .add_service(limited!(LeasesServer::new(leases::LeasesService {
             store: store()
         })))

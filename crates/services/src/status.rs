@@ -6,6 +6,7 @@
 use std::error::Error as StdError;
 
 use orlop_base::blocking::BlockingError;
+use orlop_image::mounts::MountsError;
 use orlop_meta::ErrorKind;
 use tonic::{Code, Status};
 
@@ -156,6 +157,17 @@ pub(crate) fn of_runtime(error: &orlop_runtime::Error) -> Status {
             );
             Code::Internal
         }
+    };
+    coded(code, error.code(), &chain(error))
+}
+
+/// What unpacking a layer says.
+pub(crate) fn of_apply(error: &MountsError) -> Status {
+    let code = match error {
+        MountsError::Unsupported { .. } => Code::InvalidArgument,
+        MountsError::Folder { .. } => Code::FailedPrecondition,
+        MountsError::Apply(cause) if cause.is_disk_full() => Code::ResourceExhausted,
+        MountsError::Apply(_) => Code::InvalidArgument,
     };
     coded(code, error.code(), &chain(error))
 }

@@ -156,11 +156,36 @@ fn ctr_imports_an_archive_tags_and_removes_the_image() {
     assert_eq!(server.ctr(&["images", "ls", "-q"]), "");
 }
 
+#[test]
+fn ctr_unpacks_an_imported_image_into_snapshots() {
+    let server = Server::start();
+    let archive = archive(&server);
+    let imported = server.ctr(&["images", "import", "--base-name", "mine", &archive]);
+    assert!(imported.contains("unpacking"), "{imported}");
+    let listed = server.ctr(&["snapshots", "ls"]);
+    let snapshots = rows(&listed);
+    assert!(!snapshots.is_empty());
+    for row in &snapshots {
+        assert!(row[0].starts_with("sha256:"), "{listed}");
+        assert_eq!(row.last(), Some(&"Committed"), "{listed}");
+    }
+    server.ctr(&["snapshots", "view", "look", snapshots[0][0]]);
+    let mounts = server.ctr(&["snapshots", "mounts", "/target", "look"]);
+    let folder = mounts
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix('/'))
+        .map(|path| format!("/{path}/hello"))
+        .unwrap();
+    let unpacked = std::fs::read_to_string(&folder).unwrap();
+    assert_eq!(unpacked, "hello\n".repeat(256), "{mounts}");
+}
+
 /// An OCI archive with one layer, made by umoci.
 fn archive(server: &Server) -> String {
     let layout = server.folder.path().join("layout");
     let file = server.folder.path().join("hello");
-    std::fs::write(&file, "hello\n").unwrap();
+    // A whole block: umoci leaves out the padding of an archive's last entry.
+    std::fs::write(&file, "hello\n".repeat(256)).unwrap();
     let (layout, file) = (layout.display().to_string(), file.display().to_string());
     let image = format!("{layout}:latest");
     for arguments in [
