@@ -111,6 +111,36 @@ async fn run_ends_with_the_containers_exit_code_and_removes_it() {
 }
 
 #[tokio::test]
+async fn run_shows_what_the_container_writes_on_both_streams() {
+    let fake = Fake::start();
+    fake.answer(IMAGE, &GetImageResponse::default())
+        .answer(CREATE, &made("web"))
+        .answer(TASK_CREATE, &CreateTaskResponse::default())
+        .answer(TASK_START, &StartResponse { pid: 7 })
+        .answer(TASK_WAIT, &ends_with(0))
+        .answer(TASK_DELETE, &DeleteResponse::default());
+    // As a shim does: it opens the other ends, and the process writes and is gone before anybody waits for it.
+    fake.meanwhile(TASK_START, |calls| {
+        let create = calls
+            .iter()
+            .find(|call| call.method == TASK_CREATE)
+            .unwrap();
+        let paths: CreateTaskRequest = create.message();
+        for (path, text) in [(paths.stdout, "out \u{1b}[1m\n"), (paths.stderr, "error\n")] {
+            let mut stream = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            std::io::Write::write_all(&mut stream, text.as_bytes()).unwrap();
+        }
+    });
+    let outcome = orlop(&fake, &["run", "alpine", "sh"]).await;
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(
+        outcome.stdout, "out \u{1b}[1m\n",
+        "a container's bytes are its own"
+    );
+    assert_eq!(outcome.stderr, "error\n");
+}
+
+#[tokio::test]
 async fn run_fetches_an_image_that_is_not_here() {
     let fake = Fake::start();
     let done = PullEvent {

@@ -35,9 +35,13 @@ pub(super) struct Call {
     messages: Vec<Bytes>,
 }
 
+/// Something a shim would do while the daemon answers. It is told of the calls so far.
+type Deed = Box<dyn FnOnce(&[Call]) + Send>;
+
 #[derive(Default)]
 struct Script {
     answers: HashMap<&'static str, VecDeque<Answer>>,
+    deeds: HashMap<&'static str, Deed>,
     calls: Vec<Call>,
 }
 
@@ -45,6 +49,13 @@ struct Script {
 pub(super) struct Fake {
     folder: TempDir,
     script: Arc<Mutex<Script>>,
+}
+
+impl Call {
+    /// The call's first message.
+    pub(super) fn message<M: Message + Default>(&self) -> M {
+        M::decode(self.messages[0].clone()).unwrap()
+    }
 }
 
 impl Fake {
@@ -83,6 +94,20 @@ impl Fake {
     /// Lets the next call of `method` hang for ever.
     pub(super) fn hang(&self, method: &'static str) -> &Self {
         self.push(method, Vec::new(), Code::Ok, "hangs")
+    }
+
+    /// Does something before the next answer to `method`.
+    pub(super) fn meanwhile(
+        &self,
+        method: &'static str,
+        deed: impl FnOnce(&[Call]) + Send + 'static,
+    ) -> &Self {
+        self.script
+            .lock()
+            .unwrap()
+            .deeds
+            .insert(method, Box::new(deed));
+        self
     }
 
     /// The calls so far.
@@ -163,6 +188,9 @@ async fn serve(request: Request<Incoming>, script: Arc<Mutex<Script>>) -> Respon
             namespace,
             messages: unframed(bytes),
         });
+        if let Some(deed) = script.deeds.remove(method.as_str()) {
+            deed(&script.calls);
+        }
         let queue = script.answers.get_mut(method.as_str());
         queue
             .and_then(VecDeque::pop_front)
