@@ -13,7 +13,7 @@ use orlop_base::task::TaskTree;
 use orlop_content::Store;
 use orlop_meta::{Backends, Db};
 use orlop_runtime::probe::{OciRuntime, find_executable, oci_runtime};
-use orlop_runtime::{Runtime, RuntimeSettings, Settings};
+use orlop_runtime::{NetworkSettings, Runtime, RuntimeSettings, Settings};
 use orlop_services::{Component, Identity};
 use orlop_snapshot::{Native, Overlayfs, Snapshotter};
 use orlop_sys::fs::{Dir, Mode, Name};
@@ -207,8 +207,19 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
         shim_folders: folders,
         runtimes,
         default_runtime: ORLOP_V1.to_owned(),
+        network: network_settings(config),
         cgroup_parent: PathBuf::from("/orlop"),
     })
+}
+
+fn network_settings(config: &Config) -> NetworkSettings {
+    NetworkSettings {
+        config_folder: config.runtime.cni_conf_dir.clone(),
+        plugin_folders: config.runtime.cni_bin_dirs.clone(),
+        // Below the root and not in /var/lib/cni: two engines on one node must not take each other's attachments down.
+        cache_folder: config.engine.root.join("cni"),
+        plugin_limit: config.runtime.step_timeout,
+    }
 }
 
 /// As containerd names it, so that shims that derive it find it.

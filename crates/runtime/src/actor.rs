@@ -21,7 +21,7 @@ use crate::core::Core;
 use crate::machine::{Effect, Event, Exit, Notice, Phase, Step, Transition};
 use crate::record::{TaskRecord, VERSION};
 use crate::shim::{Ended, Launch, Shim, cleanup, connect, launch};
-use crate::{Error, exit};
+use crate::{Error, exit, network};
 
 /// Runs one task's machine; at shutdown the step under way is finished.
 pub(crate) const ACTOR: TaskKind = TaskKind::cooperative("container task");
@@ -51,6 +51,7 @@ pub(crate) struct View {
     pub(crate) transitions: Vec<Transition>,
     pub(crate) shim: Option<Shim>,
     pub(crate) plan: crate::record::Plan,
+    pub(crate) addresses: Vec<String>,
 }
 
 /// What is sent to an actor.
@@ -111,6 +112,7 @@ impl Actor {
             transitions: record.task.transitions.clone(),
             shim: None,
             plan: record.plan.clone(),
+            addresses: record.addresses.clone(),
         });
         let handle = Handle {
             inbox: sender.clone(),
@@ -270,9 +272,23 @@ impl Actor {
         match step {
             Step::Bundle => {
                 let (bundle, spec) = (self.bundle.clone(), std::mem::take(&mut self.spec));
-                blocking::run("create bundle", move || bundle.create(&spec))
+                let networked = self.record.task.networked;
+                blocking::run("create bundle", move || bundle.create(&spec, networked))
                     .await
                     .map_err(Error::Daemon)??;
+                Ok(None)
+            }
+            Step::Network => {
+                let (core, key, path) = (
+                    Arc::clone(&self.core),
+                    self.key.clone(),
+                    self.network_namespace(),
+                );
+                let attached = blocking::run_long("attach network", move || {
+                    network::attach(&core.settings.network, &key, &path)
+                })
+                .await;
+                self.record.addresses = attached.map_err(Error::Daemon)??;
                 Ok(None)
             }
             Step::Shim => {
@@ -307,6 +323,7 @@ impl Actor {
     async fn undo(&mut self, step: Step) {
         let outcome = match step {
             Step::Bundle => self.undo_bundle().await,
+            Step::Network => self.undo_network().await,
             Step::Shim => self.undo_shim().await,
             Step::Create | Step::Start => self.undo_create().await,
         };
@@ -362,6 +379,27 @@ impl Actor {
             tracing::debug!(container = %self.key.container, "the shim stays");
         }
         Ok(())
+    }
+
+    async fn undo_network(&mut self) -> Result<(), Error> {
+        let (core, key, path) = (
+            Arc::clone(&self.core),
+            self.key.clone(),
+            self.network_namespace(),
+        );
+        blocking::run_long("detach network", move || {
+            network::detach(&core.settings.network, &key, &path)
+        })
+        .await
+        .map_err(Error::Daemon)?
+    }
+
+    fn network_namespace(&self) -> std::path::PathBuf {
+        self.record
+            .plan
+            .network_namespace
+            .clone()
+            .unwrap_or_default()
     }
 
     async fn undo_bundle(&self) -> Result<(), Error> {
@@ -591,6 +629,7 @@ impl Actor {
             view.exit.clone_from(&task.exit);
             view.transitions.clone_from(&task.transitions);
             view.shim.clone_from(&self.shim);
+            view.addresses.clone_from(&self.record.addresses);
         });
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! <state>/<namespace>/<container>/
 //!     config.json     the OCI spec
+//!     resolv.conf     what a container with a network of its own resolves names with
 //!     rootfs/         where the root file system is mounted, by the shim
 //!     exit.json       how the process ended, written by orlop-shim before the cgroup goes
 //! ```
@@ -16,7 +17,8 @@ use orlop_sys::fs::{Dir, FsError, Mode, Name, remove_tree_beneath};
 use orlop_sys::mount::{Unmount, unmount_all};
 use orlop_types::{ContainerId, Namespace};
 
-use crate::Error;
+use crate::spec::{BindMount, Network};
+use crate::{Error, dns};
 
 /// An exit record larger than this was not written by our shim.
 const EXIT_RECORD_BYTES_MAX: u64 = 1 << 20;
@@ -42,16 +44,48 @@ impl Bundle {
         self.parent.join(self.name.as_os_str())
     }
 
-    /// Makes the folder and writes the spec; what an earlier try left is replaced.
-    pub(crate) fn create(&self, spec: &[u8]) -> Result<(), Error> {
-        self.write(spec)
+    /// Makes the folder and writes the spec, with a `resolv.conf` for a task with a network of its own; what an earlier try left is replaced.
+    pub(crate) fn create(&self, spec: &[u8], networked: bool) -> Result<(), Error> {
+        self.write(spec, networked)
             .map_err(|source| self.error("create", source))
     }
 
-    fn write(&self, spec: &[u8]) -> Result<(), FsError> {
+    /// The host's files that a container made by this engine shares, and where it sees them.
+    ///
+    /// On the host's network they are the host's own. In a network namespace of its own a container gets a copy of
+    /// `resolv.conf` that makes sense there; without any network it needs none.
+    pub(crate) fn shared_files(&self, network: &Network) -> Vec<BindMount> {
+        let shared = |source: PathBuf, target: &str| BindMount {
+            source,
+            target: target.into(),
+            read_only: false,
+        };
+        match network {
+            Network::Host => ["/etc/resolv.conf", "/etc/hosts"]
+                .into_iter()
+                .filter(|path| Path::new(path).is_file())
+                .map(|path| BindMount {
+                    read_only: true,
+                    ..shared(path.into(), path)
+                })
+                .collect(),
+            Network::Pinned(_) => vec![shared(self.path().join("resolv.conf"), "/etc/resolv.conf")],
+            Network::None => Vec::new(),
+        }
+    }
+
+    fn write(&self, spec: &[u8], networked: bool) -> Result<(), FsError> {
         let parent = Dir::create_all(&self.parent, Mode::from_raw_mode(0o711))?;
         let folder = parent.ensure_dir(&self.name, Mode::from_raw_mode(0o711))?;
         folder.ensure_dir(&Name::from_static("rootfs"), Mode::from_raw_mode(0o711))?;
+        if networked {
+            let text = resolv_conf();
+            folder.write_atomic(
+                &Name::from_static("resolv.conf"),
+                text.as_bytes(),
+                Mode::from_raw_mode(0o644),
+            )?;
+        }
         folder.write_atomic(
             &Name::from_static("config.json"),
             spec,
@@ -101,4 +135,13 @@ impl Bundle {
             source,
         }
     }
+}
+
+/// What the host resolves names with, made fit for another network namespace; empty if the host has nothing.
+fn resolv_conf() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    dns::for_own_network(
+        &read("/etc/resolv.conf").unwrap_or_default(),
+        read(dns::RESOLVED_UPSTREAM).as_deref(),
+    )
 }

@@ -18,15 +18,20 @@ use orlop_sys::mount::Detached;
 use orlop_types::{ContainerId, Labels, LeaseId, Mount, Namespace, SnapshotKey, SnapshotterName};
 
 use crate::Error;
+use crate::bundle::Bundle;
 use crate::core::Core;
+use crate::network;
 use crate::runtime::Runtime;
-use crate::spec::{self, Accounts, ContainerOptions, ResolvedUser};
+use crate::spec::{self, Accounts, ContainerOptions, Network, ResolvedUser};
 
 /// The label that says where a container's log is; only containers made here have one.
 pub const LOG_LABEL: &str = "orlop.dev/log-path";
 
 /// The label of containers that are to be removed when their task ends.
 pub const AUTO_REMOVE_LABEL: &str = "orlop.dev/auto-remove";
+
+/// The label of containers whose tasks get a network of their own by CNI.
+pub const NETWORK_LABEL: &str = "orlop.dev/network";
 
 /// How long the lease of an interrupted creation keeps its snapshot.
 const LEASE_DURATION: Duration = Duration::from_secs(3600);
@@ -55,6 +60,8 @@ pub struct NewContainer {
     pub labels: Labels,
     /// Whether it is to be removed when its task ends.
     pub auto_remove: bool,
+    /// Whether its tasks are attached to the node's CNI network; then `options.network` is set here.
+    pub attach_network: bool,
 }
 
 impl Runtime {
@@ -132,12 +139,19 @@ fn make(
         .prepare(&key, &on_image)
         .map_err(failed)?;
     let user = user(new, &mounts)?;
-    let spec = spec::build(&new.id, &new.image_config, &new.options, &user).map_err(|source| {
-        Error::Spec {
+    let mut options = new.options.clone();
+    if new.attach_network {
+        options.network = Network::Pinned(network::pinned_at(namespace, &new.id));
+    }
+    let bundle = Bundle::new(&core.settings.state_folder, namespace, &new.id);
+    options
+        .engine_files
+        .extend(bundle.shared_files(&options.network));
+    let spec =
+        spec::build(&new.id, &new.image_config, &options, &user).map_err(|source| Error::Spec {
             container: new.id.to_string(),
             source,
-        }
-    })?;
+        })?;
     let spec = TypedBytes {
         type_url: OCI_SPEC.to_owned(),
         value: serde_json::to_vec(&spec).expect("an OCI spec has only text keys"),
@@ -178,6 +192,9 @@ fn labels(core: &Core, namespace: &Namespace, new: &NewContainer) -> Result<Labe
         .map_err(failed)?;
     if new.auto_remove {
         labels.insert(AUTO_REMOVE_LABEL, "true").map_err(failed)?;
+    }
+    if new.attach_network {
+        labels.insert(NETWORK_LABEL, "cni").map_err(failed)?;
     }
     Ok(labels)
 }

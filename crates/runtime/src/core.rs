@@ -32,6 +32,8 @@ pub struct Settings {
     pub runtimes: BTreeMap<String, RuntimeSettings>,
     /// The runtime of a container that names none.
     pub default_runtime: String,
+    /// The network of containers that are to have one of their own.
+    pub network: orlop_cni::Settings,
     /// The cgroup that containers of [`crate::Runtime::create_container`] are put under, from the controllers' root.
     pub cgroup_parent: PathBuf,
 }

@@ -117,6 +117,26 @@ pub enum Error {
         #[source]
         source: orlop_sys::fs::FsError,
     },
+    /// The network could not be attached or detached.
+    #[error("cannot {attempt} the network of container {container:?}")]
+    Network {
+        /// The container.
+        container: String,
+        /// `attach` or `detach`.
+        attempt: &'static str,
+        /// Why.
+        #[source]
+        source: Box<orlop_cni::Error>,
+    },
+    /// The network namespace could not be made or unpinned.
+    #[error("container {container:?} has no network namespace of its own")]
+    NetworkNamespace {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: orlop_sys::netns::NetnsError,
+    },
     /// The shim did not start.
     #[error("shim {binary:?} did not start: {reason}")]
     ShimStart {
@@ -192,6 +212,8 @@ impl Error {
             Self::Logs { .. } => "ORL-E6016",
             Self::UnknownRuntime { .. } => "ORL-E6006",
             Self::Bundle { .. } => "ORL-E6007",
+            Self::Network { source, .. } => source.code(),
+            Self::NetworkNamespace { source, .. } => source.code(),
             Self::ShimStart { .. } => "ORL-E6008",
             Self::Shim { source, .. } => source.code(),
             Self::Deadline { .. } => "ORL-E6009",
@@ -214,10 +236,13 @@ impl Error {
             | Self::Label { .. }
             | Self::UnknownRuntime { .. } => ErrorKind::InvalidArgument,
             Self::Accounts { .. }
+            | Self::NetworkNamespace { .. }
             | Self::Logs { .. }
             | Self::Bundle { .. }
             | Self::ShimStart { .. }
             | Self::ForeignRecord { .. } => ErrorKind::Internal,
+            Self::Network { source, .. } if source.is_transient() => ErrorKind::Unavailable,
+            Self::Network { .. } => ErrorKind::Internal,
             Self::Shim { source, .. } => shim_kind(source),
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Record { source, .. } => record_kind(source),

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 pub enum Step {
     /// The bundle's folder with the OCI spec.
     Bundle,
+    /// The network namespace and its attachment by CNI; only tasks that are to have one take this step.
+    Network,
     /// The shim process, and the connection to it.
     Shim,
     /// `create` of the OCI runtime: cgroup, namespaces, mounts, an init waiting.
@@ -28,21 +30,20 @@ pub enum Step {
 
 impl Step {
     /// The step after this one on the way to a created task; starting waits for a request of its own.
-    const fn next_of_creation(self) -> Option<Self> {
+    const fn next_of_creation(self, networked: bool) -> Option<Self> {
         match self {
-            Self::Bundle => Some(Self::Shim),
+            Self::Bundle if networked => Some(Self::Network),
+            Self::Bundle | Self::Network => Some(Self::Shim),
             Self::Shim => Some(Self::Create),
             Self::Create | Self::Start => None,
         }
     }
 
     /// All steps of a creation up to and including `self`, last first: the order to undo them in.
-    const fn undo_order(self) -> &'static [Self] {
-        match self {
-            Self::Bundle => &[Self::Bundle],
-            Self::Shim => &[Self::Shim, Self::Bundle],
-            Self::Create | Self::Start => &[Self::Create, Self::Shim, Self::Bundle],
-        }
+    fn undo_order(self, networked: bool) -> impl Iterator<Item = Self> {
+        let all = [Self::Create, Self::Shim, Self::Network, Self::Bundle];
+        all.into_iter()
+            .filter(move |step| *step <= self && (networked || *step != Self::Network))
     }
 }
 
@@ -50,6 +51,7 @@ impl std::fmt::Display for Step {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
             Self::Bundle => "writing the bundle",
+            Self::Network => "attaching the network",
             Self::Shim => "starting the shim",
             Self::Create => "creating the container in the OCI runtime",
             Self::Start => "starting the container's process",
@@ -123,6 +125,9 @@ pub struct Exit {
 pub struct Task {
     /// Where it is.
     pub phase: Phase,
+    /// Whether it has a network of its own to attach and detach.
+    #[serde(default)]
+    pub networked: bool,
     /// The init process in the host's pid namespace, once created.
     pub pid: Option<u32>,
     /// How it ended, once stopped.
@@ -212,9 +217,10 @@ pub struct Refused {
 impl Task {
     /// A new task and the first effects of its creation.
     #[must_use]
-    pub fn create(now: SystemTime) -> (Self, Vec<Effect>) {
+    pub fn create(networked: bool, now: SystemTime) -> (Self, Vec<Effect>) {
         let mut task = Self {
             phase: Phase::Creating(Step::Bundle),
+            networked,
             pid: None,
             exit: None,
             transitions: Vec::new(),
@@ -266,17 +272,19 @@ impl Task {
     fn done(&mut self, step: Step, pid: Option<u32>, now: SystemTime) -> Vec<Effect> {
         self.end(step, now, None);
         match self.phase {
-            Phase::Creating(current) if current == step => match step.next_of_creation() {
-                Some(next) => {
-                    self.phase = Phase::Creating(next);
-                    self.begin(next, now)
+            Phase::Creating(current) if current == step => {
+                match step.next_of_creation(self.networked) {
+                    Some(next) => {
+                        self.phase = Phase::Creating(next);
+                        self.begin(next, now)
+                    }
+                    None => {
+                        self.phase = Phase::Created;
+                        self.pid = pid;
+                        vec![Effect::Publish(Notice::Created), Effect::Persist]
+                    }
                 }
-                None => {
-                    self.phase = Phase::Created;
-                    self.pid = pid;
-                    vec![Effect::Publish(Notice::Created), Effect::Persist]
-                }
-            },
+            }
             Phase::Starting if step == Step::Start => {
                 self.phase = Phase::Running;
                 vec![Effect::Publish(Notice::Started), Effect::Persist]
@@ -372,7 +380,7 @@ impl Task {
 
     fn undo(&mut self, from: Step) -> Vec<Effect> {
         self.phase = Phase::Deleting;
-        let undos = from.undo_order().iter().map(|step| Effect::Undo(*step));
+        let undos = from.undo_order(self.networked).map(Effect::Undo);
         let was_created = self.pid.is_some();
         let told = was_created.then_some(Effect::Publish(Notice::Deleted));
         std::iter::once(Effect::Persist)
@@ -422,7 +430,7 @@ mod tests {
     }
 
     fn created() -> Task {
-        let (mut task, _) = Task::create(NOW);
+        let (mut task, _) = Task::create(false, NOW);
         for step in [Step::Bundle, Step::Shim, Step::Create] {
             task.step(done(step), NOW).unwrap();
         }
@@ -438,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_task_is_recorded_before_every_step() {
-        let (mut task, first) = Task::create(NOW);
+        let (mut task, first) = Task::create(false, NOW);
         assert_eq!(first, [Effect::Persist, Effect::Do(Step::Bundle)]);
         assert_eq!(
             task.step(done(Step::Bundle), NOW).unwrap(),
@@ -457,7 +465,7 @@ mod tests {
 
     #[test]
     fn a_failed_step_undoes_itself_and_all_before_it() {
-        let (mut task, _) = Task::create(NOW);
+        let (mut task, _) = Task::create(false, NOW);
         task.step(done(Step::Bundle), NOW).unwrap();
         let effects = task
             .step(
@@ -478,6 +486,30 @@ mod tests {
             ]
         );
         assert_eq!(task.transitions[1].error.as_deref(), Some("no shim"));
+    }
+
+    #[test]
+    fn a_network_is_attached_before_the_shim_and_detached_after_it() {
+        let (mut task, _) = Task::create(true, NOW);
+        assert_eq!(
+            task.step(done(Step::Bundle), NOW).unwrap(),
+            [Effect::Persist, Effect::Do(Step::Network)]
+        );
+        assert_eq!(
+            task.step(done(Step::Network), NOW).unwrap(),
+            [Effect::Persist, Effect::Do(Step::Shim)]
+        );
+        let effects = task
+            .step(
+                Event::Failed {
+                    step: Step::Shim,
+                    error: "no shim".into(),
+                },
+                NOW,
+            )
+            .unwrap();
+        let undos = [Step::Shim, Step::Network, Step::Bundle].map(Effect::Undo);
+        assert_eq!(effects[1..4], undos);
     }
 
     #[test]
@@ -503,7 +535,7 @@ mod tests {
     fn a_running_task_is_not_deleted_and_the_refusal_says_where_it_is() {
         let refused = running().step(Event::DeleteRequested, NOW).unwrap_err();
         assert_eq!(refused.to_string(), "cannot delete: the task is running");
-        let (mut task, _) = Task::create(NOW);
+        let (mut task, _) = Task::create(false, NOW);
         let refused = task.step(Event::DeleteRequested, NOW).unwrap_err();
         assert_eq!(
             refused.to_string(),
@@ -538,7 +570,7 @@ mod tests {
                 .unwrap(),
             [Effect::ReadExitRecord]
         );
-        let (mut half, _) = Task::create(NOW);
+        let (mut half, _) = Task::create(false, NOW);
         half.step(done(Step::Bundle), NOW).unwrap();
         let effects = half
             .step(
@@ -569,6 +601,7 @@ mod tests {
     fn any_event() -> impl Strategy<Value = Event> {
         let step = prop_oneof![
             Just(Step::Bundle),
+            Just(Step::Network),
             Just(Step::Shim),
             Just(Step::Create),
             Just(Step::Start)
@@ -591,7 +624,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_comes_steps_are_announced_and_nothing_follows_forgetting(events in prop::collection::vec(any_event(), 0..40)) {
-            let (mut task, _) = Task::create(NOW);
+            let (mut task, _) = Task::create(false, NOW);
             for event in events {
                 let Ok(effects) = task.step(event, NOW) else { continue };
                 if let Some(at) = effects.iter().position(|effect| matches!(effect, Effect::Do(_) | Effect::Undo(_))) {

@@ -21,6 +21,9 @@ pub(crate) struct TaskRecord {
     pub(crate) task: Task,
     /// What it was created with.
     pub(crate) plan: Plan,
+    /// The addresses CNI gave it, with prefix lengths, own first.
+    #[serde(default)]
+    pub(crate) addresses: Vec<String>,
     /// Where its shim listens, once it does.
     pub(crate) bootstrap: Option<Bootstrap>,
 }
@@ -36,6 +39,9 @@ pub(crate) struct Plan {
     pub(crate) rootfs: Vec<Mount>,
     /// The process's standard streams.
     pub(crate) streams: Streams,
+    /// Where its network namespace is to be pinned, if it gets one.
+    #[serde(default)]
+    pub(crate) network_namespace: Option<PathBuf>,
     /// A checkpoint to start from; empty for none.
     pub(crate) checkpoint: String,
 }

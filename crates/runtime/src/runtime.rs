@@ -19,6 +19,7 @@ use crate::Error;
 use crate::actor::{ACTOR, Actor, Handle, Message, TaskKey, View};
 use crate::core::{Core, Settings};
 use crate::machine::{Event, Exit, Phase, Task, Transition};
+use crate::network;
 use crate::record::{Plan, Streams, TaskRecord, VERSION};
 use crate::shim::Shim;
 
@@ -150,9 +151,9 @@ impl Runtime {
         let rootfs = self.rootfs(&key, &container, request.rootfs).await?;
         let streams = streams_or_log(request.streams, &container);
         let (shim_binary, configured) = self.core.runtime(&container.runtime.name)?;
-        let own_options = container.runtime.options.map(|typed| Any {
-            type_url: typed.type_url,
-            value: typed.value,
+        let own_options = container.runtime.options.as_ref().map(|typed| Any {
+            type_url: typed.type_url.clone(),
+            value: typed.value.clone(),
         });
         let plan = Plan {
             shim_binary,
@@ -163,12 +164,14 @@ impl Runtime {
                 .map(Into::into),
             rootfs,
             streams,
+            network_namespace: network::namespace_path(&key, &container),
             checkpoint: request.checkpoint,
         };
-        let (task, effects) = Task::create(self.core.now());
+        let (task, effects) = Task::create(plan.network_namespace.is_some(), self.core.now());
         let record = TaskRecord {
             task,
             plan,
+            addresses: Vec::new(),
             bootstrap: None,
         };
         let stored = record.encode();
@@ -507,6 +510,22 @@ impl Runtime {
         container: &ContainerId,
     ) -> Result<Vec<Transition>, Error> {
         self.view(namespace, container).map(|view| view.transitions)
+    }
+
+    /// A task's network: where its namespace is pinned and which addresses it has; `None` for tasks without one.
+    ///
+    /// # Errors
+    /// No such task.
+    pub fn network(
+        &self,
+        namespace: &Namespace,
+        container: &ContainerId,
+    ) -> Result<Option<(std::path::PathBuf, Vec<String>)>, Error> {
+        let view = self.view(namespace, container)?;
+        Ok(view
+            .plan
+            .network_namespace
+            .map(|path| (path, view.addresses)))
     }
 
     /// The process id of the shim that holds a task.

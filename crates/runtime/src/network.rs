@@ -1,0 +1,107 @@
+//! The network of a task: a namespace pinned where `ip netns exec` finds it, attached by the node's CNI plugins.
+//!
+//! Crash: the namespace's path is on record before it is made; detaching what was never attached succeeds.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use orlop_cni::{Attachment, Network, Plugins, Settings};
+use orlop_meta::Container;
+use orlop_sys::netns;
+use orlop_types::{ContainerId, Namespace};
+
+use crate::Error;
+use crate::actor::TaskKey;
+use crate::container::NETWORK_LABEL;
+
+/// Where `ip netns` looks.
+const NAMESPACES_FOLDER: &str = "/run/netns";
+
+/// What the interface is called inside, as everywhere.
+const INTERFACE: &str = "eth0";
+
+/// Where a task's network namespace is to be pinned, if its container asks for one.
+pub(crate) fn namespace_path(key: &TaskKey, container: &Container) -> Option<PathBuf> {
+    container
+        .labels
+        .value(NETWORK_LABEL)
+        .map(|_mode| pinned_at(&key.namespace, &key.container))
+}
+
+/// Where the network namespace of a container is pinned.
+pub(crate) fn pinned_at(namespace: &Namespace, container: &ContainerId) -> PathBuf {
+    Path::new(NAMESPACES_FOLDER).join(format!("orlop-{namespace}-{container}"))
+}
+
+/// Makes the namespace and attaches it. Returns the addresses with their prefix lengths. Blocks.
+pub(crate) fn attach(
+    settings: &Settings,
+    key: &TaskKey,
+    path: &Path,
+) -> Result<Vec<String>, Error> {
+    let pinned = orlop_sys::fs::Dir::create_all(
+        Path::new(NAMESPACES_FOLDER),
+        orlop_sys::fs::Mode::from_raw_mode(0o755),
+    );
+    pinned.map_err(|source| Error::Bundle {
+        operation: "make a folder for",
+        path: path.to_owned(),
+        source,
+    })?;
+    let network = load(settings, key, "attach")?;
+    netns::create(path).map_err(|source| Error::NetworkNamespace {
+        container: key.container.to_string(),
+        source,
+    })?;
+    let outcome = network
+        .add(&attachment(key, path))
+        .map_err(|source| error(key, "attach", source))?;
+    Ok(outcome.ips.into_iter().map(|ip| ip.address).collect())
+}
+
+/// Detaches the namespace and unpins it, even if detaching failed. Blocks.
+pub(crate) fn detach(settings: &Settings, key: &TaskKey, path: &Path) -> Result<(), Error> {
+    let detached = match load(settings, key, "detach") {
+        Ok(network) => network
+            .del(&attachment(key, path))
+            .map_err(|source| error(key, "detach", source)),
+        // Without a configuration nothing was attached, or nobody is left who could detach it.
+        Err(Error::Network { source, .. })
+            if matches!(*source, orlop_cni::Error::NoNetwork { .. }) =>
+        {
+            Ok(())
+        }
+        Err(other) => Err(other),
+    };
+    let unpinned = netns::remove(path).map_err(|source| Error::NetworkNamespace {
+        container: key.container.to_string(),
+        source,
+    });
+    detached.and(unpinned)
+}
+
+fn load(
+    settings: &Settings,
+    key: &TaskKey,
+    attempt: &'static str,
+) -> Result<Network<Plugins>, Error> {
+    Network::load(settings.clone(), Plugins).map_err(|source| error(key, attempt, source))
+}
+
+fn attachment<'a>(key: &'a TaskKey, path: &'a Path) -> Attachment<'a> {
+    Attachment {
+        container: &key.container,
+        namespace_path: path,
+        interface: INTERFACE,
+        capabilities: BTreeMap::new(),
+        arguments: String::new(),
+    }
+}
+
+fn error(key: &TaskKey, attempt: &'static str, source: orlop_cni::Error) -> Error {
+    Error::Network {
+        container: key.container.to_string(),
+        attempt,
+        source: Box::new(source),
+    }
+}
