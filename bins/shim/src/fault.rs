@@ -75,16 +75,16 @@ impl Fault {
     /// The stable id.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Self::Invalid(_) => "ORL-E6001",
-            Self::NotFound(_) => "ORL-E6002",
-            Self::AlreadyExists(_) => "ORL-E6003",
-            Self::State(_) => "ORL-E6004",
-            Self::Unsupported(_) => "ORL-E6005",
-            Self::RuntimeMissing(_) => "ORL-E6006",
-            Self::Runtime { .. } => "ORL-E6007",
-            Self::RuntimeSilent { .. } => "ORL-E6008",
+            Self::Invalid(_) => "ORL-E6401",
+            Self::NotFound(_) => "ORL-E6402",
+            Self::AlreadyExists(_) => "ORL-E6403",
+            Self::State(_) => "ORL-E6404",
+            Self::Unsupported(_) => "ORL-E6405",
+            Self::RuntimeMissing(_) => "ORL-E6406",
+            Self::Runtime { .. } => "ORL-E6407",
+            Self::RuntimeSilent { .. } => "ORL-E6408",
             Self::Rootfs(source) => source.code(),
-            Self::Io { .. } => "ORL-E6009",
+            Self::Io { .. } => "ORL-E6409",
         }
     }
 
@@ -125,7 +125,7 @@ mod tests {
         let status = fault.status();
         assert_eq!(
             status.message,
-            "cannot open /x: No such file or directory (os error 2) [ORL-E6009]"
+            "cannot open /x: No such file or directory (os error 2) [ORL-E6409]"
         );
     }
 }

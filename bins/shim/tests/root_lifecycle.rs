@@ -285,7 +285,7 @@ fn a_missing_runtime_is_named() {
         .unwrap_err();
     assert_eq!(refused.code, Code::FailedPrecondition);
     assert!(
-        refused.message.contains("/no/such/runc") && refused.message.contains("ORL-E6006"),
+        refused.message.contains("/no/such/runc") && refused.message.contains("ORL-E6406"),
         "{refused}"
     );
     let pid = shim.create();

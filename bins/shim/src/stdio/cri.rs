@@ -52,7 +52,7 @@ impl CriFile {
         {
             let path = self.path.display();
             crate::log::warn(&format!(
-                "output is lost: cannot write {path}: {error} [ORL-E6009]"
+                "output is lost: cannot write {path}: {error} [ORL-E6409]"
             ));
         }
         self.failing = result.is_err();
