@@ -38,7 +38,6 @@ impl Claims {
     }
 
     /// Claims `digest` unless somebody else does: for the sweep, which has other work meanwhile.
-    #[allow(dead_code, reason = "the sweep in gc/ takes it")]
     pub(crate) fn try_claim(self: &Arc<Self>, digest: Digest) -> Option<Claim> {
         let claims = Arc::clone(self);
         self.lock()

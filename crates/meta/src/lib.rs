@@ -23,6 +23,8 @@ mod content;
 mod db;
 mod error;
 mod event;
+pub mod fsck;
+pub mod gc;
 mod mask;
 mod node;
 mod outbox;
@@ -38,7 +40,10 @@ pub use content::{Blob, Content, Ingest, IngestOptions, IngestStatus, Opened};
 pub use db::{Backends, Committed, Db};
 pub use error::{Error, ErrorKind};
 pub use event::Event;
-pub use orlop_snapshot::Kind as SnapshotKind;
+pub use orlop_content::Expected;
+pub use orlop_snapshot::{
+    ApplyTarget as SnapshotTarget, Kind as SnapshotKind, Usage as SnapshotUsage, Whiteouts,
+};
 pub use outbox::{EVENTS_MAX, Envelope, EventPage};
 pub use records::{
     Container, Containers, Image, Images, Lease, LeaseResource, Leases, NamespaceRecord,

@@ -20,6 +20,20 @@ pub(crate) enum SweepKind {
     Ingest = 2,
     /// A snapshot's folder; the scope is its snapshotter, the key its number.
     Snapshot = 3,
+    /// What a snapshotter put aside and has not deleted yet; the scope is its name, the key empty.
+    Leftovers = 4,
+}
+
+impl SweepKind {
+    /// The word used in events, logs and by `gc status`.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Blob => "content",
+            Self::Ingest => "ingest",
+            Self::Snapshot => "snapshot",
+            Self::Leftovers => "leftovers",
+        }
+    }
 }
 
 const FAILED: &str = "queue for the sweep";

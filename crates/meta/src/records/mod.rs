@@ -18,7 +18,9 @@ mod sandboxes;
 mod tasks;
 
 pub use containers::{Container, Containers, Runtime};
+pub(crate) use images::remove as remove_image;
 pub use images::{Image, Images};
+pub(crate) use leases::remove as remove_lease;
 pub use leases::{Lease, LeaseResource, Leases};
 pub use namespaces::{NamespaceRecord, Namespaces};
 pub use sandboxes::{Sandbox, Sandboxes};

@@ -1,0 +1,262 @@
+//! Removing the rows that marking found unheld, in small transactions between those of others.
+//!
+//! **Ordering.** Holders go before what they hold, so whatever is named again meanwhile is still whole: see
+//! [`super::barrier`] for how that is noticed, and [`Marks::doomed`] for the order. **Crash.** Each transaction moves
+//! its records to the sweep queue; what is left is garbage still, and found by the next pass.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use orlop_types::{Digest, Namespace};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::barrier::Barrier;
+use super::graph::{Graph, Index};
+use super::mark::{Level, Marks};
+use super::{Failure, Removed};
+use crate::db::Tx;
+use crate::node::{self, NodeKind};
+use crate::{Db, Error, Event, content, records, sweep};
+
+/// How long one transaction may go on removing. What follows is its commit, without waiting for the disk.
+const BATCH_TIME: Duration = Duration::from_micros(400);
+
+/// How many records one transaction removes at most.
+const BATCH_RECORDS: usize = 64;
+
+/// How long the writer's place is free between two transactions, so that those who wait get it.
+const BREATHER: Duration = Duration::from_micros(50);
+
+/// So many records in a row that cannot be removed mean that the database is at fault.
+const FAILURES_MAX: usize = 16;
+
+/// What became of the doomed.
+#[derive(Debug, Default)]
+pub(super) struct Reaped {
+    pub(super) removed: Removed,
+    /// Held by now, or in use at this moment.
+    pub(super) spared: u64,
+    pub(super) failures: Vec<Failure>,
+    /// The longest time one transaction kept other writers waiting.
+    pub(super) longest_pause: Duration,
+}
+
+/// The row of a record that may go.
+struct Record {
+    id: i64,
+    namespace: i64,
+    kind: NodeKind,
+    scope: String,
+    key: String,
+}
+
+/// The names of all namespaces, by id.
+pub(super) fn namespaces(connection: &Connection) -> Result<HashMap<i64, Namespace>, Error> {
+    let failed = Error::database("list namespaces");
+    let mut select = connection
+        .prepare_cached("SELECT id, name FROM namespaces")
+        .map_err(failed)?;
+    let mut rows = select.query([]).map_err(failed)?;
+    let mut names = HashMap::new();
+    while let Some(row) = rows.next().map_err(failed)? {
+        let (id, name): (i64, String) = (row.get(0).map_err(failed)?, row.get(1).map_err(failed)?);
+        let parsed = Namespace::new(name.as_str()).map_err(|error| Error::Corrupt {
+            table: "namespaces",
+            subject: name,
+            reason: error.to_string(),
+        })?;
+        names.insert(id, parsed);
+    }
+    Ok(names)
+}
+
+/// Removes what is doomed and stays so.
+pub(super) fn reap(
+    db: &Db,
+    graph: &Graph,
+    marks: &mut Marks,
+    names: &HashMap<i64, Namespace>,
+) -> Reaped {
+    let doomed = marks.doomed(graph);
+    let (mut reaped, mut next, mut size, mut failed) = (Reaped::default(), 0, BATCH_RECORDS, 0);
+    while next < doomed.len() && failed < FAILURES_MAX {
+        let end = doomed.len().min(next + size);
+        let mut began = None;
+        let ran = db.write_relaxed("remove what nothing holds", |tx| {
+            let start = *began.insert(Instant::now());
+            batch(tx, graph, marks, names, (&doomed[next..end], start))
+        });
+        let pause = began.map_or(Duration::ZERO, |began: Instant| began.elapsed());
+        reaped.longest_pause = reaped.longest_pause.max(pause);
+        match ran {
+            Ok(batch) => {
+                next += batch.taken;
+                reaped.removed.add(&batch.removed);
+                reaped.spared += batch.spared;
+                (size, failed) = (BATCH_RECORDS, 0);
+            }
+            // One of them is at fault: take them one by one until that is passed.
+            Err(_) if size > 1 => size = 1,
+            Err(error) => {
+                let node = graph.node(doomed[next]);
+                tracing::warn!(kind = node.kind.as_str(), id = node.id, %error, "a record that nothing holds stays");
+                reaped.failures.push(Failure::of_record(node, &error));
+                (next, failed) = (next + 1, failed + 1);
+            }
+        }
+        thread::sleep(BREATHER);
+    }
+    reaped
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    taken: usize,
+    removed: Removed,
+    spared: u64,
+}
+
+fn batch(
+    tx: &Tx<'_>,
+    graph: &Graph,
+    marks: &mut Marks,
+    names: &HashMap<i64, Namespace>,
+    (doomed, start): (&[Index], Instant),
+) -> Result<Batch, Error> {
+    for id in Barrier::take(tx)? {
+        // What is newer than the marks is not doomed; what it names has been noted, too.
+        if let Some(index) = graph.find(id) {
+            marks.hold(graph, index);
+        }
+    }
+    let mut batch = Batch::default();
+    for index in doomed {
+        if batch.taken > 0 && start.elapsed() >= BATCH_TIME {
+            break;
+        }
+        batch.taken += 1;
+        let went = marks.level(*index) == Level::None && remove(tx, graph, *index, names)?;
+        if went {
+            batch.removed.count(graph.node(*index).kind);
+        } else {
+            batch.spared += 1;
+        }
+    }
+    Ok(batch)
+}
+
+/// Removes one record with its event and its place in the sweep queue. False if it is gone or in use.
+fn remove(
+    tx: &Tx<'_>,
+    graph: &Graph,
+    index: Index,
+    names: &HashMap<i64, Namespace>,
+) -> Result<bool, Error> {
+    let Some(record) = load(tx, graph, index)? else {
+        return Ok(false);
+    };
+    let event = match record.kind {
+        NodeKind::Content => remove_blob(tx, &record)?,
+        NodeKind::Snapshot => match remove_snapshot(tx, &record)? {
+            Some(event) => Some(event),
+            None => return Ok(false),
+        },
+        NodeKind::Image => {
+            records::remove_image(tx, record.id)?;
+            let name = parse(&record)?;
+            Some(Event::ImageDelete { name })
+        }
+        NodeKind::Lease => {
+            records::remove_lease(tx, record.id)?;
+            let id = parse(&record)?;
+            Some(Event::LeaseDelete { id, expired: true })
+        }
+        NodeKind::Ingest => {
+            content::ingest::collect_by_id(tx, record.namespace, record.id)?;
+            None
+        }
+        NodeKind::Container | NodeKind::Sandbox => return Ok(false),
+    };
+    let namespace = names.get(&record.namespace);
+    if let (Some(event), Some(namespace)) = (event, namespace) {
+        tx.append(namespace, &event)?;
+    }
+    let namespace = namespace.map(Namespace::as_str);
+    tracing::info!(kind = record.kind.as_str(), key = %record.key, namespace, "nothing holds this any more");
+    Ok(true)
+}
+
+fn load(tx: &Tx<'_>, graph: &Graph, index: Index) -> Result<Option<Record>, Error> {
+    let node = graph.node(index);
+    tx.prepare_cached("SELECT namespace, scope, key FROM nodes WHERE id = ?1 AND live = 1")
+        .and_then(|mut select| {
+            let found = select.query_row([node.id], |row| {
+                Ok(Record {
+                    id: node.id,
+                    namespace: row.get(0)?,
+                    kind: node.kind,
+                    scope: row.get(1)?,
+                    key: row.get(2)?,
+                })
+            });
+            found.optional()
+        })
+        .map_err(Error::database("read a record"))
+}
+
+fn remove_blob(tx: &Tx<'_>, record: &Record) -> Result<Option<Event>, Error> {
+    let digest: Digest = parse(record)?;
+    let size: i64 = tx
+        .prepare_cached("SELECT size FROM content WHERE id = ?1")
+        .and_then(|mut select| select.query_row([record.id], |row| row.get(0)).optional())
+        .map_err(Error::database("read a blob's row"))?
+        .unwrap_or(0);
+    let size = u64::try_from(size).unwrap_or(0);
+    content::remove_row(tx, (record.id, record.namespace), (&digest, size))?;
+    Ok(Some(Event::ContentDelete { digest }))
+}
+
+/// Removes a snapshot's row, unless others are on top of it or its folder is just being made: then nothing.
+fn remove_snapshot(tx: &Tx<'_>, record: &Record) -> Result<Option<Event>, Error> {
+    let failed = Error::database("remove a snapshot");
+    let row: Option<(i64, i64, i64)> = tx
+        .prepare_cached(
+            "SELECT number, state, coalesce(usage_bytes, 0) FROM snapshots WHERE id = ?1
+                AND NOT EXISTS (SELECT 1 FROM snapshots WHERE parent = ?1)",
+        )
+        .and_then(|mut select| {
+            let found = select.query_row(params![record.id], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            });
+            found.optional()
+        })
+        .map_err(failed)?;
+    let Some((number, 1, bytes)) = row else {
+        return Ok(None);
+    };
+    tx.prepare_cached("DELETE FROM snapshots WHERE id = ?1")
+        .and_then(|mut delete| delete.execute([record.id]))
+        .map_err(failed)?;
+    node::retire(tx, record.id)?;
+    let bytes = u64::try_from(bytes).unwrap_or(0);
+    sweep::enqueue_snapshot(tx, &record.scope, number, bytes)?;
+    Ok(Some(Event::SnapshotRemove {
+        snapshotter: parse_text(&record.scope, record)?,
+        key: parse(record)?,
+    }))
+}
+
+fn parse<T: FromStr<Err: Display>>(record: &Record) -> Result<T, Error> {
+    parse_text(&record.key, record)
+}
+
+fn parse_text<T: FromStr<Err: Display>>(text: &str, record: &Record) -> Result<T, Error> {
+    text.parse().map_err(|error: T::Err| Error::Corrupt {
+        table: "nodes",
+        subject: record.key.clone(),
+        reason: error.to_string(),
+    })
+}
