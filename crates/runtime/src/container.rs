@@ -13,7 +13,7 @@ use oci_spec::image::Config as ImageConfig;
 use orlop_api::any::OCI_SPEC;
 use orlop_base::blocking;
 use orlop_meta::{Container, SnapshotOptions, TypedBytes, View};
-use orlop_sys::fs::{Dir, Mode, OFlags};
+use orlop_sys::fs::{Dir, Mode, Name, OFlags};
 use orlop_sys::mount::Detached;
 use orlop_types::{ContainerId, Labels, LeaseId, Mount, Namespace, SnapshotKey, SnapshotterName};
 
@@ -21,6 +21,7 @@ use crate::Error;
 use crate::bundle::Bundle;
 use crate::core::Core;
 use crate::network;
+use crate::record::LastTask;
 use crate::runtime::Runtime;
 use crate::spec::{self, Accounts, ContainerOptions, Network, ResolvedUser};
 
@@ -87,6 +88,133 @@ impl Runtime {
     pub fn log_path(container: &Container) -> Option<&Path> {
         container.labels.value(LOG_LABEL).map(Path::new)
     }
+}
+
+/// The extension of a container's record that says how its last task went.
+const LAST_TASK_EXTENSION: &str = "orlop.dev/last-task";
+
+/// The type of that extension's value: JSON of [`LastTask`].
+const LAST_TASK_TYPE: &str = "orlop.dev/last-task/1";
+
+impl Runtime {
+    /// How a container's last task went; `None` if it had none, or was made by another client.
+    #[must_use]
+    pub fn last_task(container: &Container) -> Option<LastTask> {
+        let kept = container.extensions.get(LAST_TASK_EXTENSION)?;
+        serde_json::from_slice(&kept.value)
+            .ok()
+            .filter(|_| kept.type_url == LAST_TASK_TYPE)
+    }
+
+    /// Removes a container that has no task, with its log. Its snapshot goes with the next collection.
+    ///
+    /// # Errors
+    /// No such container, or it has a task.
+    pub async fn remove_container(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+    ) -> Result<(), Error> {
+        let (core, namespace, id) = (
+            std::sync::Arc::clone(&self.core),
+            namespace.clone(),
+            id.clone(),
+        );
+        blocking::run("remove container", move || remove(&core, &namespace, &id))
+            .await
+            .map_err(Error::Daemon)?
+    }
+}
+
+/// Writes into a container's record how its task went. A container that is gone has nobody who would ask.
+pub(crate) fn keep_last_task(
+    view: &View,
+    id: &ContainerId,
+    last: &LastTask,
+) -> Result<(), orlop_meta::Error> {
+    let mut container = match view.containers().find(id) {
+        Ok(container) => container,
+        Err(error) if error.kind() == orlop_meta::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let value = serde_json::to_vec(last).expect("a task's end has only text keys");
+    container.extensions.insert(
+        LAST_TASK_EXTENSION.to_owned(),
+        TypedBytes {
+            type_url: LAST_TASK_TYPE.to_owned(),
+            value,
+        },
+    );
+    view.containers()
+        .update(&container, &["extensions".to_owned()])
+        .map(drop)
+}
+
+/// Deletes the record, then the log: a crash in between leaves a log that the next start sweeps.
+pub(crate) fn remove(core: &Core, namespace: &Namespace, id: &ContainerId) -> Result<(), Error> {
+    let failed = |source| Error::Record {
+        container: id.to_string(),
+        attempt: "written",
+        source,
+    };
+    core.db
+        .namespace(namespace)
+        .containers()
+        .delete(id)
+        .map_err(failed)?;
+    let folder = core.settings.log_folder.join(namespace.as_str());
+    let removed = Dir::open(&folder).and_then(|folder| folder.remove_file(&log_name(id)));
+    match removed {
+        Err(source) if !source.is_not_found() => Err(Error::Logs {
+            path: folder,
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Removes logs whose container is gone. What cannot be removed is said and left for the next start.
+pub(crate) fn sweep_logs(core: &Core) {
+    let Ok(namespaces) = std::fs::read_dir(&core.settings.log_folder) else {
+        return;
+    };
+    for folder in namespaces.flatten() {
+        let Some(namespace) = folder
+            .file_name()
+            .to_str()
+            .and_then(|name| Namespace::new(name).ok())
+        else {
+            continue;
+        };
+        let Ok(dir) = Dir::open(&folder.path()) else {
+            continue;
+        };
+        for log in std::fs::read_dir(folder.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = log.file_name();
+            let id = name
+                .to_str()
+                .and_then(|name| ContainerId::new(name.strip_suffix(".log")?).ok());
+            let Some(id) = id.filter(|id| is_missing(core, &namespace, id)) else {
+                continue;
+            };
+            if let Err(error) = dir.remove_file(&log_name(&id)) {
+                tracing::warn!(container = %id, %error, "cannot remove the log of a container that is gone");
+            }
+        }
+    }
+}
+
+fn is_missing(core: &Core, namespace: &Namespace, id: &ContainerId) -> bool {
+    let found = core.db.namespace(namespace).containers().find(id);
+    found.is_err_and(|error| error.kind() == orlop_meta::ErrorKind::NotFound)
+}
+
+fn log_name(id: &ContainerId) -> Name {
+    Name::new(format!("{id}.log")).expect("a container id with an ending is one path component")
 }
 
 fn create(core: &Core, namespace: &Namespace, new: NewContainer) -> Result<Container, Error> {
@@ -186,7 +314,7 @@ fn labels(core: &Core, namespace: &Namespace, new: &NewContainer) -> Result<Labe
         .settings
         .log_folder
         .join(namespace.as_str())
-        .join(format!("{}.log", new.id));
+        .join(log_name(&new.id).as_os_str());
     labels
         .insert(LOG_LABEL, log.to_string_lossy())
         .map_err(failed)?;

@@ -8,7 +8,7 @@ use orlop_api::Any;
 use orlop_types::Mount;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{Phase, Task};
+use crate::machine::{Exit, Phase, Task, Transition};
 use crate::shim::Bootstrap;
 
 /// The version written.
@@ -42,6 +42,12 @@ pub(crate) struct Plan {
     /// Where its network namespace is to be pinned, if it gets one.
     #[serde(default)]
     pub(crate) network_namespace: Option<PathBuf>,
+    /// Whether the container's record is to tell how the task ended once the task is gone.
+    #[serde(default)]
+    pub(crate) keep_end: bool,
+    /// Whether task and container are to be removed when the process ends.
+    #[serde(default)]
+    pub(crate) auto_remove: bool,
     /// A checkpoint to start from; empty for none.
     pub(crate) checkpoint: String,
 }
@@ -57,6 +63,15 @@ pub struct Streams {
     pub stderr: String,
     /// Whether the process has a terminal.
     pub terminal: bool,
+}
+
+/// How a container's last task went; kept with the container once the task is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastTask {
+    /// How its process ended; absent if it never started.
+    pub exit: Option<Exit>,
+    /// How its start went.
+    pub transitions: Vec<Transition>,
 }
 
 /// A typed message in a form that JSON can hold.

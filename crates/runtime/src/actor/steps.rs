@@ -1,0 +1,271 @@
+//! Doing and undoing the steps of a task's creation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use orlop_api::containerd::task::v3::CreateTaskRequest;
+use orlop_base::blocking;
+use orlop_base::task::TaskKind;
+use orlop_types::exit::ExitCause;
+
+use super::{Actor, Message};
+use crate::bundle::Bundle;
+use crate::machine::{Event, Exit, Step};
+use crate::shim::{Ended, Launch, Shim, cleanup, connect, launch};
+use crate::{Error, exit, network};
+
+/// Waits for one process to end; holds nothing.
+const WAITER: TaskKind = TaskKind::dropped("exit waiter");
+
+/// How long a shim that was told to end may take before the bundle goes.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+impl Actor {
+    pub(super) async fn perform(&mut self, step: Step) -> Result<Option<u32>, Error> {
+        match step {
+            Step::Bundle => {
+                let (bundle, spec) = (self.bundle.clone(), std::mem::take(&mut self.spec));
+                let networked = self.record.task.networked;
+                blocking::run("create bundle", move || bundle.create(&spec, networked))
+                    .await
+                    .map_err(Error::Daemon)??;
+                Ok(None)
+            }
+            Step::Network => {
+                let (core, key, path) = (
+                    Arc::clone(&self.core),
+                    self.key.clone(),
+                    self.network_namespace(),
+                );
+                let attached = blocking::run_long("attach network", move || {
+                    network::attach(&core.settings.network, &key, &path)
+                })
+                .await;
+                self.record.addresses = attached.map_err(Error::Daemon)??;
+                Ok(None)
+            }
+            Step::Shim => {
+                let bootstrap = launch(self.launch()).await?;
+                let shim = connect(&bootstrap, &self.key.container, &self.core.tasks).await;
+                // Kept even if connecting failed: the undo has to find the shim.
+                self.record.bootstrap = Some(bootstrap);
+                self.shim =
+                    Some(shim.map_err(|source| self.shim_error("to be connected", source))?);
+                Ok(None)
+            }
+            Step::Create => {
+                let shim = self.shim()?;
+                let pid = shim
+                    .create(&self.create_request())
+                    .await
+                    .map_err(|source| self.shim_error("create", source))?;
+                self.watch_exit();
+                Ok(Some(pid))
+            }
+            Step::Start => {
+                let shim = self.shim()?;
+                shim.start("")
+                    .await
+                    .map_err(|source| self.shim_error("start", source))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Best effort and idempotent; the first error is kept, the others are logged.
+    pub(super) async fn undo(&mut self, step: Step) {
+        let outcome = match step {
+            Step::Bundle => self.undo_bundle().await,
+            Step::Network => self.undo_network().await,
+            Step::Shim => self.undo_shim().await,
+            Step::Create | Step::Start => self.undo_create().await,
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, %step, %error, "cannot undo");
+            self.undo_failed = true;
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    async fn undo_create(&mut self) -> Result<(), Error> {
+        let Some(shim) = self.shim.clone().filter(|shim| !shim.is_lost()) else {
+            // Nobody is left to ask: the shim's own executable kills and removes what there is.
+            return if self.record.bootstrap.is_some() {
+                cleanup(self.launch()).await
+            } else {
+                Ok(())
+            };
+        };
+        match shim.delete("").await {
+            Ok(ended) => {
+                self.ended = Some(ended);
+                Ok(())
+            }
+            Err(error)
+                if error
+                    .status()
+                    .is_some_and(|status| status.code == orlop_ttrpc::Code::NotFound) =>
+            {
+                Ok(())
+            }
+            Err(error) if error.is_connection_lost() => cleanup(self.launch()).await,
+            Err(source) => Err(self.shim_error("delete", source)),
+        }
+    }
+
+    async fn undo_shim(&mut self) -> Result<(), Error> {
+        let shim = match self.shim.take() {
+            Some(shim) => Some(shim),
+            None => self.reconnect().await,
+        };
+        let Some(shim) = shim.filter(|shim| !shim.is_lost()) else {
+            return Ok(());
+        };
+        shim.shutdown()
+            .await
+            .map_err(|source| self.shim_error("shut down", source))?;
+        // A shim that still serves other containers of its pod stays, and is not waited for.
+        if tokio::time::timeout(SHUTDOWN_LIMIT, shim.closed())
+            .await
+            .is_err()
+        {
+            tracing::debug!(container = %self.key.container, "the shim stays");
+        }
+        Ok(())
+    }
+
+    async fn undo_network(&mut self) -> Result<(), Error> {
+        let (core, key, path) = (
+            Arc::clone(&self.core),
+            self.key.clone(),
+            self.network_namespace(),
+        );
+        blocking::run_long("detach network", move || {
+            network::detach(&core.settings.network, &key, &path)
+        })
+        .await
+        .map_err(Error::Daemon)?
+    }
+
+    fn network_namespace(&self) -> std::path::PathBuf {
+        self.record
+            .plan
+            .network_namespace
+            .clone()
+            .unwrap_or_default()
+    }
+
+    async fn undo_bundle(&self) -> Result<(), Error> {
+        let bundle = self.bundle.clone();
+        blocking::run("remove bundle", move || bundle.remove())
+            .await
+            .map_err(Error::Daemon)?
+    }
+
+    pub(super) async fn reconnect(&self) -> Option<Shim> {
+        let bootstrap = self.record.bootstrap.as_ref()?;
+        let shim = connect(bootstrap, &self.key.container, &self.core.tasks)
+            .await
+            .ok()?;
+        // A socket alone proves nothing: the shim has to answer for this container.
+        shim.shim_pid().await.ok().map(|_pid| shim)
+    }
+
+    /// Has the end of the init process sent to this actor, however it becomes known.
+    pub(super) fn watch_exit(&self) {
+        let (Some(shim), Some(inbox)) = (self.shim.clone(), self.own_inbox.upgrade()) else {
+            return;
+        };
+        let bundle = self.bundle.clone();
+        let core = Arc::clone(&self.core);
+        self.core.tasks.spawn(WAITER, move |_token| async move {
+            let event = match shim.wait("").await {
+                Ok(ended) => Event::Exited(observed(bundle, ended).await),
+                Err(_lost) => Event::Recovered {
+                    shim_answers: false,
+                },
+            };
+            // Closed: the task is being deleted, or the daemon ends; the record says where to go on.
+            drop(inbox.send(Message::Happened(event)).await);
+            drop(core);
+        });
+    }
+
+    fn create_request(&self) -> CreateTaskRequest {
+        let plan = &self.record.plan;
+        CreateTaskRequest {
+            id: self.key.container.to_string(),
+            bundle: self.bundle.path().to_string_lossy().into_owned(),
+            rootfs: plan.rootfs.iter().map(wire_mount).collect(),
+            terminal: plan.streams.terminal,
+            stdin: plan.streams.stdin.clone(),
+            stdout: plan.streams.stdout.clone(),
+            stderr: plan.streams.stderr.clone(),
+            checkpoint: plan.checkpoint.clone(),
+            parent_checkpoint: String::new(),
+            options: plan.options.clone().map(Into::into),
+        }
+    }
+
+    fn launch(&self) -> Launch {
+        let settings = &self.core.settings;
+        Launch {
+            binary: self.record.plan.shim_binary.clone(),
+            namespace: self.key.namespace.clone(),
+            container: self.key.container.clone(),
+            bundle: self.bundle.path(),
+            address: settings.address.clone(),
+            ttrpc_address: settings.ttrpc_address.clone(),
+            publish_binary: settings.publish_binary.clone(),
+            options: self.record.plan.options.clone().map(Into::into),
+        }
+    }
+
+    fn shim(&self) -> Result<Shim, Error> {
+        self.shim.clone().ok_or_else(|| Error::Gone {
+            container: self.key.container.to_string(),
+        })
+    }
+
+    fn shim_error(&self, attempt: &'static str, source: orlop_ttrpc::client::ClientError) -> Error {
+        Error::Shim {
+            container: self.key.container.to_string(),
+            attempt,
+            source,
+        }
+    }
+}
+
+/// What the shim told, with the raw status and the cause that only its record has.
+async fn observed(bundle: Bundle, ended: Ended) -> Exit {
+    match read_exit_record(bundle).await {
+        Some(exit) if exit.code == ended.exit_status => exit,
+        Some(_) | None => Exit {
+            code: ended.exit_status,
+            at: ended.at,
+            cause: ExitCause::Unknown,
+            record: None,
+        },
+    }
+}
+
+pub(super) async fn read_exit_record(bundle: Bundle) -> Option<Exit> {
+    let read = blocking::run("read exit record", move || bundle.exit_record()).await;
+    match read {
+        Ok(Ok(text)) => text.as_deref().and_then(exit::parse),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "an exit record cannot be read");
+            None
+        }
+        Err(_shutting_down) => None,
+    }
+}
+
+fn wire_mount(mount: &orlop_types::Mount) -> orlop_api::containerd::types::Mount {
+    orlop_api::containerd::types::Mount {
+        r#type: mount.fs_type.clone(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        options: mount.options.clone(),
+    }
+}
