@@ -32,7 +32,7 @@ mod whiteout;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use orlop_types::Digest;
 
@@ -79,6 +79,8 @@ pub struct ApplyOptions {
     pub limits: Limits,
     /// Set it to stop early.
     pub cancel: Option<Arc<AtomicBool>>,
+    /// Counts the bytes of the uncompressed stream, for whoever watches.
+    pub unpacked: Option<Arc<AtomicU64>>,
 }
 
 /// A layer that was unpacked and whose digest matched.
@@ -151,6 +153,9 @@ fn apply_stream(
             return Err(ApplyError::Cancelled);
         }
         applier.apply(&entry, &mut reader)?;
+        if let Some(unpacked) = &options.unpacked {
+            unpacked.store(reader.position(), Ordering::Relaxed);
+        }
     }
     let (entries, end) = (reader.entries(), reader.end());
     let (diff_id, uncompressed_size) = reader.into_inner().finish().map_err(ApplyError::blob)?;

@@ -49,6 +49,11 @@ struct Prelude {
 }
 
 impl<R: BufRead> LayerReader<R> {
+    /// How many bytes of the stream have been taken.
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Starts at the beginning of an uncompressed stream.
     pub const fn new(input: R, limits: Limits) -> Self {
         Self {

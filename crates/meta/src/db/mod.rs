@@ -42,6 +42,36 @@ pub struct Backends {
     pub snapshotters: BTreeMap<SnapshotterName, Arc<dyn Snapshotter>>,
 }
 
+impl Backends {
+    /// Opens a blob store and both snapshotters below one folder, as tools and tests want them. The daemon, which has
+    /// options for each, opens them itself.
+    ///
+    /// # Errors
+    /// `Content`, `Snapshot`.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let content = orlop_content::Store::open(&folder.join("content"));
+        let content = content.map_err(|source| Error::Content {
+            operation: "open content store below",
+            subject: folder.display().to_string(),
+            source: Arc::new(source),
+        })?;
+        let failed = |source| Error::Snapshot {
+            operation: "open a backend for",
+            key: folder.display().to_string(),
+            source: Arc::new(source),
+        };
+        let overlayfs = orlop_snapshot::Overlayfs::open(&folder.join("overlayfs"), &[]);
+        let overlayfs: Arc<dyn Snapshotter> = Arc::new(overlayfs.map_err(failed)?);
+        let native = orlop_snapshot::Native::open(&folder.join("native"));
+        let native: Arc<dyn Snapshotter> = Arc::new(native.map_err(failed)?);
+        let named = [overlayfs, native].map(|backend| (backend.name().clone(), backend));
+        Ok(Self {
+            content: Some(Arc::new(content)),
+            snapshotters: BTreeMap::from(named),
+        })
+    }
+}
+
 impl fmt::Debug for Backends {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter

@@ -1,0 +1,610 @@
+//! From a reference to an image that can be run.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::{join, join_all};
+use orlop_base::task::{CancellationToken, TaskKind};
+use orlop_meta::{Image, View};
+use orlop_registry::Client;
+use orlop_types::{
+    ChainId, Descriptor, Digest, ImageName, Labels, Platform, Reference, SnapshotterName,
+};
+use tokio::sync::Semaphore;
+
+use super::document::{
+    add_labels, add_snapshot_label, document_labels, load, source_labels, store, verify,
+};
+use super::error::{Error, first_cause};
+use super::flight::{Order, Stage};
+use super::layers::{Layer, Supply, Unpacker};
+use super::lease::OperationLease;
+use super::memory::MemorySink;
+use super::progress::{BlobState, Board, LineId, Progress, UnpackState};
+use super::rootfs::{Base, Rootfs};
+use super::{Images, RegistryAccess, Scope, blocking};
+use crate::model::{
+    CONFIG_BYTES_MAX, Document, INDEX_DEPTH_MAX, ImageConfig, MANIFEST_BYTES_MAX, Manifest,
+    MediaKind, ModelError, Resolution, chain_ids, kind_of, parse_document,
+};
+
+const PULL: TaskKind = TaskKind::cooperative("image-pull");
+/// How often a download is begun that somebody else broke off.
+const DOWNLOADS_MAX: usize = 5;
+/// More manifests than any honest index lists.
+const MANIFESTS_MAX: usize = 1000;
+
+/// What to pull.
+#[derive(Debug, Clone, Default)]
+pub struct PullRequest {
+    /// As a user writes it.
+    pub reference: String,
+    /// The machine's own if absent.
+    pub platform: Option<Platform>,
+    /// Fetch the images of every platform; only `platform` is unpacked.
+    pub all_platforms: bool,
+    /// The default one if absent.
+    pub snapshotter: Option<SnapshotterName>,
+    /// Fetch without unpacking.
+    pub skip_unpack: bool,
+    /// How to reach the registry.
+    pub registry: RegistryAccess,
+    /// Labels of the image record.
+    pub labels: Labels,
+}
+
+/// A pulled image.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// Its record.
+    pub image: Image,
+    /// The committed snapshot of the whole image; none if nothing was unpacked.
+    pub chain_id: Option<ChainId>,
+    /// Where that is.
+    pub snapshotter: SnapshotterName,
+    /// Bytes that came over the network.
+    pub bytes_fetched: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// One pull.
+struct Pull {
+    images: Images,
+    client: Client,
+    reference: Reference,
+    name: ImageName,
+    platform: Platform,
+    snapshotter: SnapshotterName,
+    request: PullRequest,
+    board: Arc<Board>,
+    stop: CancellationToken,
+    permits: Semaphore,
+}
+
+/// A manifest that was stored, with its descriptor.
+struct Stored {
+    descriptor: Descriptor,
+    manifest: Manifest,
+}
+
+impl Images {
+    /// Pulls an image, unpacks it and writes its name last.
+    ///
+    /// Dropping the future ends the pull; what was fetched by then is kept for the next try.
+    ///
+    /// # Errors
+    /// See [`Error::kind`]. Nothing unverified was stored, and no snapshot was left that no lease holds.
+    pub async fn pull(
+        &self,
+        scope: &Scope,
+        request: PullRequest,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Pulled, Error> {
+        let reference = parse_reference(&request.reference)?;
+        let text = reference.to_string();
+        let name = ImageName::new(&text).map_err(Error::name(&text))?;
+        let options = &self.inner.options;
+        let pull = |stop| Pull {
+            images: self.clone(),
+            client: self.client(&reference, &request.registry),
+            name,
+            platform: request.platform.clone().unwrap_or_else(Platform::host),
+            snapshotter: (request.snapshotter.clone())
+                .unwrap_or_else(|| options.snapshotter.clone()),
+            reference,
+            request,
+            board: Arc::new(Board::new(progress)),
+            stop,
+            permits: Semaphore::new(options.downloads_max.max(1)),
+        };
+        let view = self.view(scope);
+        self.run(PULL, |stop| pull(stop).run(view)).await
+    }
+}
+
+/// Reads a reference as users write it.
+pub(crate) fn parse_reference(text: &str) -> Result<Reference, Error> {
+    text.parse().map_err(|source| Error::Reference {
+        text: text.to_owned(),
+        source,
+    })
+}
+
+/// Creates an image record, or points an existing one at the new target. Blocks.
+pub(crate) fn name_image(view: &View, image: &Image) -> Result<Image, Error> {
+    match view.images().create(image) {
+        Err(error) if error.kind() == orlop_meta::ErrorKind::AlreadyExists => {
+            Ok(view.images().update(image, &[])?)
+        }
+        other => Ok(other?),
+    }
+}
+
+impl Pull {
+    async fn run(self, view: View) -> Result<Pulled, Error> {
+        let began = Instant::now();
+        let (active, name) = (self.images.inner.leases.clone(), self.name.clone());
+        let lifetime = self.images.inner.options.lease_lifetime;
+        let begin = move || OperationLease::begin(view, &active, name.as_str(), lifetime);
+        let lease = blocking("pull-lease", begin).await?;
+        let work = self.under(lease.view());
+        let result = self.board.while_doing(work).await;
+        let keep = result.as_ref().is_err_and(Error::keeps_partial);
+        let ended = blocking("pull-release", move || lease.end(keep)).await;
+        let bytes = self.board.bytes_moved();
+        let error = result.as_ref().err().or(ended.as_ref().err());
+        let recorder = &self.images.inner.recorder;
+        recorder.pulled(&self.name, bytes, began.elapsed(), error);
+        let (image, chain_id) = result?;
+        ended?;
+        Ok(Pulled {
+            image,
+            chain_id,
+            snapshotter: self.snapshotter,
+            bytes_fetched: bytes,
+            duration: began.elapsed(),
+        })
+    }
+
+    async fn under(&self, view: &View) -> Result<(Image, Option<ChainId>), Error> {
+        let target = self.until_stopped(self.resolve()).await?;
+        let (descriptor, first) = target;
+        self.board.resolved(&self.name, &descriptor);
+        let source = source_labels(&self.reference)?;
+        let chosen = self
+            .until_stopped(self.documents(view, &descriptor, first, &source))
+            .await?;
+        let mut rest = Vec::new();
+        if self.request.all_platforms {
+            rest = self
+                .until_stopped(self.others(view, &descriptor, &chosen, &source))
+                .await?;
+        }
+        let chain_id = self.content(view, &chosen, rest, &source).await?;
+        if self.stop.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let image = Image::new(self.name.clone(), descriptor, self.request.labels.clone());
+        let view = view.clone();
+        let image = blocking("image-name", move || name_image(&view, &image)).await?;
+        Ok((image, chain_id))
+    }
+
+    async fn resolve(&self) -> Result<(Descriptor, Option<Bytes>), Error> {
+        let resolved = self.client.resolve(&self.reference).await?;
+        let bytes = resolved.manifest.map(|manifest| manifest.bytes);
+        Ok((resolved.descriptor, bytes))
+    }
+
+    /// Fetches and stores documents down to the manifest for the platform.
+    async fn documents(
+        &self,
+        view: &View,
+        target: &Descriptor,
+        mut first: Option<Bytes>,
+        source: &Labels,
+    ) -> Result<Stored, Error> {
+        let mut resolution = Resolution::new(target.clone(), self.platform.clone())
+            .map_err(Error::model(target.digest))?;
+        loop {
+            let wanted = resolution.wanted().clone();
+            let bytes = self.document(view, &wanted, first.take()).await?;
+            let step = resolution
+                .step(&bytes)
+                .map_err(Error::model(wanted.digest))?;
+            self.keep(view, &wanted, bytes, source).await?;
+            if let Some(manifest) = step {
+                return Ok(Stored {
+                    descriptor: wanted,
+                    manifest,
+                });
+            }
+        }
+    }
+
+    /// A manifest or index, from the store, `known`, or the registry; verified.
+    async fn document(
+        &self,
+        view: &View,
+        wanted: &Descriptor,
+        known: Option<Bytes>,
+    ) -> Result<Bytes, Error> {
+        let (stored, digest) = (view.clone(), wanted.digest);
+        let load = move || load(&stored, &digest, MANIFEST_BYTES_MAX);
+        let bytes = match blocking("document-load", load).await? {
+            Some(bytes) => bytes,
+            None => match known {
+                Some(bytes) => bytes,
+                None => {
+                    let fetched = self.client.fetch_manifest(&self.reference, &digest);
+                    fetched.await?.bytes
+                }
+            },
+        };
+        verify(wanted, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// Stores a document, naming its children.
+    async fn keep(
+        &self,
+        view: &View,
+        descriptor: &Descriptor,
+        bytes: Bytes,
+        source: &Labels,
+    ) -> Result<(), Error> {
+        let document = parse_document(&descriptor.media_type, &bytes)
+            .map_err(Error::model(descriptor.digest))?;
+        let labels = document_labels(&document, source)?;
+        let (view, descriptor) = (view.clone(), descriptor.clone());
+        blocking("document-store", move || {
+            store(&view, &descriptor, &bytes, &labels)
+        })
+        .await
+    }
+
+    /// The manifests of an index besides the chosen one. Attestations are not images.
+    async fn others(
+        &self,
+        view: &View,
+        target: &Descriptor,
+        chosen: &Stored,
+        source: &Labels,
+    ) -> Result<Vec<Stored>, Error> {
+        let mut seen = HashSet::from([chosen.descriptor.digest]);
+        let mut todo = vec![(target.clone(), 0_usize)];
+        let mut found = Vec::new();
+        while let Some((descriptor, depth)) = todo.pop() {
+            if !seen.insert(descriptor.digest) {
+                continue;
+            }
+            if depth > INDEX_DEPTH_MAX || seen.len() > MANIFESTS_MAX {
+                let limit = INDEX_DEPTH_MAX;
+                return Err(Error::model(descriptor.digest)(ModelError::TooDeep {
+                    limit,
+                }));
+            }
+            let bytes = self.document(view, &descriptor, None).await?;
+            let document = parse_document(&descriptor.media_type, &bytes)
+                .map_err(Error::model(descriptor.digest))?;
+            self.keep(view, &descriptor, bytes, source).await?;
+            match document {
+                Document::Manifest(manifest) => found.push(Stored {
+                    descriptor,
+                    manifest: *manifest,
+                }),
+                Document::Index(index) => {
+                    let entries = index.manifests.into_iter();
+                    todo.extend(
+                        entries
+                            .filter(is_image_entry)
+                            .map(|entry| (entry, depth + 1)),
+                    );
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Brings all blobs, and unpacks those of the chosen manifest.
+    async fn content(
+        &self,
+        view: &View,
+        chosen: &Stored,
+        rest: Vec<Stored>,
+        source: &Labels,
+    ) -> Result<Option<ChainId>, Error> {
+        let mut blobs = Blobs::default();
+        for other in &rest {
+            refuse_foreign(&other.manifest)?;
+            let manifest = &other.manifest;
+            for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                blobs.add(&self.board, blob, UnpackState::None);
+            }
+        }
+        refuse_foreign(&chosen.manifest)?;
+        if !chosen.manifest.is_image() || self.request.skip_unpack {
+            let config = &chosen.manifest.config;
+            for blob in std::iter::once(config).chain(&chosen.manifest.layers) {
+                blobs.add(&self.board, blob, UnpackState::None);
+            }
+            self.download_all(view, &blobs, source).await?;
+            return Ok(None);
+        }
+        self.unpacked(view, chosen, blobs, source).await
+    }
+
+    async fn unpacked(
+        &self,
+        view: &View,
+        chosen: &Stored,
+        mut blobs: Blobs,
+        source: &Labels,
+    ) -> Result<Option<ChainId>, Error> {
+        let config = self
+            .until_stopped(self.config(view, &chosen.manifest, source))
+            .await?;
+        let diff_ids = &config.rootfs.diff_ids;
+        let rootfs = Rootfs::new(view.clone(), self.snapshotter.clone(), chain_ids(diff_ids))?;
+        let Some(top) = rootfs.top().copied() else {
+            self.download_all(view, &blobs, source).await?;
+            return Ok(None);
+        };
+        let lock = self.images.unpack_lock(&self.snapshotter, &top);
+        let _locked = self.until_stopped(async { Ok(lock.lock().await) }).await?;
+        let looking = rootfs.clone();
+        let base = blocking("snapshot-look", move || looking.find_base()).await?;
+        let layers = self.layers(&mut blobs, &chosen.manifest, diff_ids, &base);
+        let unpacker = Unpacker {
+            view: view.clone(),
+            rootfs,
+            layers,
+            board: Arc::clone(&self.board),
+            recorder: Arc::clone(&self.images.inner.recorder),
+            stop: self.stop.clone(),
+            flag: Arc::new(AtomicBool::new(false)),
+        };
+        let downloads = async {
+            let downloaded = self.download_all(view, &blobs, source).await;
+            downloaded.inspect_err(|_| self.stop.cancel())
+        };
+        let (downloaded, unpacked) = join(downloads, unpacker.run(base)).await;
+        first_cause([downloaded, unpacked])?;
+        Ok(Some(top))
+    }
+
+    /// The layers to be unpacked, and in `blobs` those to be downloaded for it.
+    fn layers(
+        &self,
+        blobs: &mut Blobs,
+        manifest: &Manifest,
+        diff_ids: &[Digest],
+        base: &Base,
+    ) -> Vec<Layer> {
+        let pairs = manifest.layers.iter().zip(diff_ids).enumerate();
+        pairs
+            .map(|(index, (descriptor, diff_id))| {
+                // A snapshot that another namespace made comes with its blob, which costs no download either.
+                let is_wanted = index >= base.present || base.shared.contains(&index);
+                let (line, supply) = if is_wanted {
+                    blobs.add(&self.board, descriptor, UnpackState::Waiting)
+                } else {
+                    let line = self.board.add(descriptor, UnpackState::Present);
+                    self.board.set_state(line, BlobState::Present);
+                    (line, Supply::stored())
+                };
+                Layer {
+                    descriptor: descriptor.clone(),
+                    diff_id: *diff_id,
+                    line,
+                    supply,
+                }
+            })
+            .collect()
+    }
+
+    /// The image's config, stored with the label that keeps its snapshot.
+    async fn config(
+        &self,
+        view: &View,
+        manifest: &Manifest,
+        source: &Labels,
+    ) -> Result<ImageConfig, Error> {
+        let descriptor = manifest.config.clone();
+        check_config_size(&descriptor)?;
+        let (stored, digest) = (view.clone(), descriptor.digest);
+        let load = move || load(&stored, &digest, CONFIG_BYTES_MAX);
+        let bytes = match blocking("document-load", load).await? {
+            Some(bytes) => bytes,
+            None => {
+                let sink = Arc::new(MemorySink::new(descriptor.size));
+                let fetch =
+                    self.client
+                        .fetch_blob(&self.reference, &descriptor, Arc::clone(&sink) as _);
+                fetch.await?;
+                sink.bytes()
+            }
+        };
+        verify(&descriptor, &bytes)?;
+        let config = ImageConfig::parse(&bytes).map_err(Error::model(digest))?;
+        manifest
+            .check_unpackable(&config)
+            .and_then(|()| check_platform(&config, &self.platform))
+            .map_err(Error::model(digest))?;
+        let mut labels = source.clone();
+        if let Some(top) = chain_ids(&config.rootfs.diff_ids).last() {
+            add_snapshot_label(&mut labels, &self.snapshotter, top)?;
+        }
+        let view = view.clone();
+        let keep = move || store(&view, &descriptor, &bytes, &labels);
+        blocking("document-store", keep).await?;
+        Ok(config)
+    }
+
+    async fn download_all(&self, view: &View, blobs: &Blobs, source: &Labels) -> Result<(), Error> {
+        let downloads = blobs.list.iter().map(|blob| async move {
+            let downloaded = self.download(view, blob, source).await;
+            blob.supply.end(downloaded.is_ok());
+            downloaded.inspect_err(|_| self.stop.cancel())
+        });
+        first_cause(join_all(downloads).await).map(drop)
+    }
+
+    /// Brings one blob into the view's namespace, by whatever way is shortest.
+    async fn download(&self, view: &View, blob: &Wanted, source: &Labels) -> Result<(), Error> {
+        let _permit = self
+            .until_stopped(async { self.permits.acquire().await.map_err(|_| Error::Cancelled) })
+            .await?;
+        for _ in 0..DOWNLOADS_MAX {
+            if self.is_present(view, blob, source).await? {
+                return Ok(());
+            }
+            let seat = self.images.inner.flights.join(Order {
+                view: view.clone(),
+                client: self.client.clone(),
+                reference: self.reference.clone(),
+                descriptor: blob.descriptor.clone(),
+                labels: source.clone(),
+                recorder: Arc::clone(&self.images.inner.recorder),
+            });
+            self.board.follow(blob.line, seat.meter());
+            let flown = seat.wait(|stage| self.heard(blob, stage));
+            let flown = self.until_stopped(async { Ok(flown.await) }).await?;
+            match flown {
+                Ok(()) if seat.leads => {
+                    self.board.set_state(blob.line, BlobState::Stored);
+                    return Ok(());
+                }
+                // In the store, and now to be seen in this namespace; or broken off by somebody else.
+                Ok(()) => {}
+                Err(_) if !seat.leads => {}
+                Err(source) => {
+                    let digest = Box::new(blob.descriptor.digest);
+                    return Err(Error::Download { digest, source });
+                }
+            }
+        }
+        Err(Error::Cancelled)
+    }
+
+    /// Whether the namespace sees the blob; then it gets the labels it lacks.
+    async fn is_present(&self, view: &View, blob: &Wanted, source: &Labels) -> Result<bool, Error> {
+        let (view, digest, labels) = (view.clone(), blob.descriptor.digest, source.clone());
+        let look = move || match view.content().info(&digest) {
+            Ok(_) => add_labels(&view, &digest, &labels).map(|()| true),
+            Err(error) if error.kind() == orlop_meta::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        };
+        let present = blocking("blob-look", look).await?;
+        if present {
+            self.board.set_state(blob.line, BlobState::Present);
+        }
+        Ok(present)
+    }
+
+    fn heard(&self, blob: &Wanted, stage: &Stage) {
+        let state = match stage {
+            Stage::Waiting | Stage::Landed(_) => return,
+            Stage::Open(ingest) => {
+                blob.supply.open(|| {
+                    let reader = ingest.writer()?.reader();
+                    Some(Box::new(reader))
+                });
+                BlobState::Downloading
+            }
+            Stage::Verifying => BlobState::Verifying,
+        };
+        self.board.set_state(blob.line, state);
+    }
+
+    async fn until_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Error::Cancelled),
+            result = work => result,
+        }
+    }
+}
+
+/// A blob to be downloaded.
+struct Wanted {
+    descriptor: Descriptor,
+    line: LineId,
+    supply: Arc<Supply>,
+}
+
+/// Blobs to be downloaded, each once.
+#[derive(Default)]
+struct Blobs {
+    list: Vec<Wanted>,
+}
+
+impl Blobs {
+    /// Adds a blob. A layer that an image has twice is downloaded once, but each of its places gets its own supply.
+    fn add(
+        &mut self,
+        board: &Board,
+        descriptor: &Descriptor,
+        unpack: UnpackState,
+    ) -> (LineId, Arc<Supply>) {
+        let line = board.add(descriptor, unpack);
+        let supply = Supply::pending();
+        self.list.push(Wanted {
+            descriptor: descriptor.clone(),
+            line,
+            supply: Arc::clone(&supply),
+        });
+        (line, supply)
+    }
+}
+
+fn check_config_size(descriptor: &Descriptor) -> Result<(), Error> {
+    let (size, limit) = (descriptor.size, CONFIG_BYTES_MAX);
+    if size <= limit {
+        return Ok(());
+    }
+    Err(Error::model(descriptor.digest)(ModelError::TooLarge {
+        what: "config",
+        size,
+        limit,
+    }))
+}
+
+/// An image without an index says only in its config what it is for.
+fn check_platform(config: &ImageConfig, wanted: &Platform) -> Result<(), ModelError> {
+    if config.os.is_empty() || wanted.rank(&config.platform()).is_some() {
+        return Ok(());
+    }
+    Err(ModelError::NoPlatform {
+        wanted: wanted.to_string(),
+        offered: config.platform().to_string(),
+    })
+}
+
+fn refuse_foreign(manifest: &Manifest) -> Result<(), Error> {
+    let is_foreign = |layer: &&Descriptor| kind_of(&layer.media_type) == MediaKind::ForeignLayer;
+    match manifest.layers.iter().find(is_foreign) {
+        None => Ok(()),
+        Some(layer) => Err(Error::model(layer.digest)(ModelError::ForeignLayer {
+            digest: Box::new(layer.digest),
+            media_type: layer.media_type.clone(),
+        })),
+    }
+}
+
+/// Entries of an index that are images: attestations say that they are for no platform.
+fn is_image_entry(entry: &Descriptor) -> bool {
+    let is_attestation = entry.annotations.contains_key("vnd.docker.reference.type");
+    let is_known = entry.platform.as_ref().is_none_or(|platform| {
+        let platform = Platform::from(platform).to_string();
+        !platform.starts_with("unknown")
+    });
+    !is_attestation && is_known
+}

@@ -1,0 +1,151 @@
+//! Unpacking an image whose blobs are in the store.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use orlop_base::task::{CancellationToken, TaskKind};
+use orlop_meta::View;
+use orlop_types::{ChainId, Descriptor, ImageName, Labels, Platform, SnapshotterName};
+
+use super::document::{add_labels, add_snapshot_label, load_image};
+use super::error::Error;
+use super::layers::{Layer, Supply, Unpacker};
+use super::lease::OperationLease;
+use super::progress::{BlobState, Board, Progress, UnpackState};
+use super::rootfs::Rootfs;
+use super::{Images, Scope, blocking};
+use crate::model::chain_ids;
+
+const UNPACK: TaskKind = TaskKind::cooperative("image-unpack");
+
+/// What to unpack.
+#[derive(Debug, Clone)]
+pub struct UnpackRequest {
+    /// The image's name in the store.
+    pub image: ImageName,
+    /// The machine's own if absent.
+    pub platform: Option<Platform>,
+    /// The default one if absent.
+    pub snapshotter: Option<SnapshotterName>,
+}
+
+/// An image with its snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnpackedImage {
+    /// The committed snapshot of the whole image; none for an image without layers.
+    pub chain_id: Option<ChainId>,
+    /// Where that is.
+    pub snapshotter: SnapshotterName,
+}
+
+/// What an unpacking is done with.
+pub(crate) struct UnpackTarget {
+    pub(crate) target: Descriptor,
+    pub(crate) platform: Platform,
+    pub(crate) snapshotter: SnapshotterName,
+}
+
+impl Images {
+    /// Makes the snapshots of an image that is in the store.
+    ///
+    /// # Errors
+    /// `NotFound` for the image or one of its blobs; layers that are not what the config says; the store's.
+    pub async fn unpack(
+        &self,
+        scope: &Scope,
+        request: UnpackRequest,
+        progress: Arc<dyn Progress>,
+    ) -> Result<UnpackedImage, Error> {
+        let (images, view) = (self.clone(), self.view(scope));
+        self.run(UNPACK, |stop| async move {
+            let (looked, name) = (view.clone(), request.image.clone());
+            let image = blocking("image-find", move || Ok(looked.images().find(&name)?)).await?;
+            let target = UnpackTarget {
+                target: image.target,
+                platform: request.platform.unwrap_or_else(Platform::host),
+                snapshotter: images.snapshotter(request.snapshotter),
+            };
+            let active = images.inner.leases.clone();
+            let lifetime = images.inner.options.lease_lifetime;
+            let begin =
+                move || OperationLease::begin(view, &active, request.image.as_str(), lifetime);
+            let lease = blocking("unpack-lease", begin).await?;
+            let board = Arc::new(Board::new(progress));
+            let work = images.unpack_stored(lease.view(), &target, (&board, &stop));
+            let result = board.while_doing(work).await;
+            let ended = blocking("unpack-release", move || lease.end(false)).await;
+            let chain_id = result?;
+            ended?;
+            Ok(UnpackedImage {
+                chain_id,
+                snapshotter: target.snapshotter,
+            })
+        })
+        .await
+    }
+
+    /// The snapshotter asked for, or the default one.
+    pub(crate) fn snapshotter(&self, asked: Option<SnapshotterName>) -> SnapshotterName {
+        asked.unwrap_or_else(|| self.inner.options.snapshotter.clone())
+    }
+
+    /// Unpacks under the view's lease.
+    pub(crate) async fn unpack_stored(
+        &self,
+        view: &View,
+        wanted: &UnpackTarget,
+        (board, stop): (&Arc<Board>, &CancellationToken),
+    ) -> Result<Option<ChainId>, Error> {
+        let (looked, target) = (view.clone(), wanted.target.clone());
+        let platform = wanted.platform.clone();
+        let load = move || load_image(&looked, "unpack", &target, &platform);
+        let image = blocking("image-load", load).await?;
+        let digest = image.manifest.config.digest;
+        image
+            .manifest
+            .check_unpackable(&image.config)
+            .map_err(Error::model(digest))?;
+        let diff_ids = &image.config.rootfs.diff_ids;
+        let rootfs = Rootfs::new(
+            view.clone(),
+            wanted.snapshotter.clone(),
+            chain_ids(diff_ids),
+        )?;
+        let Some(top) = rootfs.top().copied() else {
+            return Ok(None);
+        };
+        let mut labels = Labels::new();
+        add_snapshot_label(&mut labels, &wanted.snapshotter, &top)?;
+        let labelled = view.clone();
+        blocking("blob-label", move || {
+            add_labels(&labelled, &digest, &labels)
+        })
+        .await?;
+        let lock = self.unpack_lock(&wanted.snapshotter, &top);
+        let _locked = lock.lock().await;
+        let looking = rootfs.clone();
+        let base = blocking("snapshot-look", move || looking.find_base()).await?;
+        let layers = image.manifest.layers.iter().zip(diff_ids);
+        let layers = layers.map(|(descriptor, diff_id)| {
+            let line = board.add(descriptor, UnpackState::Waiting);
+            board.set_state(line, BlobState::Present);
+            Layer {
+                descriptor: descriptor.clone(),
+                diff_id: *diff_id,
+                line,
+                supply: Supply::stored(),
+            }
+        });
+        let unpacker = Unpacker {
+            view: view.clone(),
+            rootfs,
+            layers: layers.collect(),
+            board: Arc::clone(board),
+            recorder: Arc::clone(&self.inner.recorder),
+            stop: stop.clone(),
+            flag: Arc::new(AtomicBool::new(false)),
+        };
+        unpacker.run(base).await?;
+        Ok(Some(top))
+    }
+}
