@@ -18,12 +18,15 @@ mod authority;
 mod containers;
 mod content;
 mod diff;
+mod ending;
 mod events;
+mod figures;
 mod health;
 mod images;
 mod introspection;
 mod leases;
 mod namespaces;
+mod node;
 mod request;
 mod sandboxes;
 mod server;
@@ -33,6 +36,7 @@ mod store;
 mod tasks;
 mod translate;
 mod version;
+mod workloads;
 
 use orlop_api::containerd::services::containers::v1::containers_server::ContainersServer;
 use orlop_api::containerd::services::content::v1::content_server::ContentServer;
@@ -47,10 +51,12 @@ use orlop_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsS
 use orlop_api::containerd::services::tasks::v1::tasks_server::TasksServer;
 use orlop_api::containerd::services::version::v1::version_server::VersionServer;
 use orlop_api::grpc::health::v1::health_server::HealthServer;
+use orlop_api::orlop::v1::containers_server::ContainersServer as WorkloadsServer;
+use orlop_api::orlop::v1::node_server::NodeServer;
 use orlop_base::task::TaskTree;
 use orlop_meta::Db;
 use orlop_runtime::Runtime;
-use tonic::service::Routes;
+use tonic::service::{Routes, RoutesBuilder};
 
 pub use introspection::{Component, Identity};
 pub use server::{Access, ServeError, serve};
@@ -84,6 +90,28 @@ macro_rules! limited {
 /// Every service of this crate over `parts`.
 #[must_use]
 pub fn routes(parts: Parts) -> Routes {
+    let store = store::Store::new(parts.db.clone());
+    let content = content::ContentService {
+        store: store.clone(),
+        tasks: parts.tasks.clone(),
+    };
+    let node = node::NodeService {
+        store: store.clone(),
+        identity: parts.identity.clone(),
+        components: parts.components.clone(),
+    };
+    let mut routes = Routes::builder();
+    routes
+        .add_service(limited!(ContentServer::new(content)))
+        .add_service(limited!(NodeServer::new(node)));
+    records(&mut routes, &store);
+    running(&mut routes, &store, &parts);
+    facts(&mut routes, parts);
+    routes.routes()
+}
+
+/// The services that tell what the daemon is.
+fn facts(routes: &mut RoutesBuilder, parts: Parts) {
     let version = version::VersionService {
         version: parts.identity.version.clone(),
         revision: parts.identity.revision.clone(),
@@ -92,28 +120,32 @@ pub fn routes(parts: Parts) -> Routes {
         identity: parts.identity,
         components: parts.components,
     };
-    let tasks = tasks::TasksService {
-        runtime: parts.runtime,
-        clock: parts.db.clock().clone(),
-    };
-    let store = store::Store::new(parts.db);
-    let content = content::ContentService {
-        store: store.clone(),
-        tasks: parts.tasks,
-    };
-    records(&store)
-        .add_service(limited!(ContentServer::new(content)))
-        .add_service(limited!(TasksServer::new(tasks)))
+    routes
         .add_service(limited!(VersionServer::new(version)))
         .add_service(limited!(IntrospectionServer::new(introspection)))
-        .add_service(limited!(HealthServer::new(health::HealthService)))
+        .add_service(limited!(HealthServer::new(health::HealthService)));
+}
+
+/// The services of what runs.
+fn running(routes: &mut RoutesBuilder, store: &store::Store, parts: &Parts) {
+    let tasks = tasks::TasksService {
+        runtime: parts.runtime.clone(),
+        clock: parts.db.clock().clone(),
+    };
+    let workloads = workloads::WorkloadsService {
+        store: store.clone(),
+        runtime: parts.runtime.clone(),
+        clock: parts.db.clock().clone(),
+    };
+    routes
+        .add_service(limited!(TasksServer::new(tasks)))
+        .add_service(limited!(WorkloadsServer::new(workloads)));
 }
 
 /// The services that need nothing but the database.
-fn records(store: &store::Store) -> Routes {
+fn records(routes: &mut RoutesBuilder, store: &store::Store) {
     let store = || store.clone();
-    Routes::builder()
-        .routes()
+    routes
         .add_service(limited!(NamespacesServer::new(
             namespaces::NamespacesService { store: store() }
         )))
@@ -137,5 +169,5 @@ fn records(store: &store::Store) -> Routes {
         })))
         .add_service(limited!(EventsServer::new(events::EventsService {
             store: store()
-        })))
+        })));
 }

@@ -26,6 +26,8 @@ const SHUTTING_DOWN: &str = "ORL-E7008";
 const EVENTS_LOST: &str = "ORL-E7009";
 /// Folders of removed snapshots stay.
 const NOT_CLEANED: &str = "ORL-E7010";
+/// A file of the daemon cannot be read.
+const UNREADABLE: &str = "ORL-E7011";
 /// A defect of the daemon.
 const DEFECT: &str = "ORL-E7003";
 
@@ -98,6 +100,15 @@ pub(crate) fn not_cleaned(first: &dyn StdError, count: usize) -> Status {
         chain(first)
     );
     coded(Code::Internal, NOT_CLEANED, &message)
+}
+
+/// A status for a file of the daemon that cannot be read.
+pub(crate) fn unreadable(subject: &str, error: &std::io::Error) -> Status {
+    coded(
+        Code::Internal,
+        UNREADABLE,
+        &format!("cannot read {subject}: {error}"),
+    )
 }
 
 /// A status for what the daemon does no more.

@@ -351,7 +351,8 @@ impl Fields for Measured<'_> {
     }
 }
 
-fn message(state: ProcessState) -> process::Process {
+/// A process as containerd's clients see it.
+pub(crate) fn message(state: ProcessState) -> process::Process {
     let container_id = String::from(state.container);
     process::Process {
         // As in containerd, the first process has its container's id.

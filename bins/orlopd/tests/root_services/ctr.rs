@@ -180,18 +180,17 @@ fn ctr_unpacks_an_imported_image_into_snapshots() {
     assert_eq!(unpacked, "hello\n".repeat(256), "{mounts}");
 }
 
-/// An OCI archive with one layer, made by umoci.
+/// An OCI archive with one layer, made by GNU tar and umoci.
 fn archive(server: &Server) -> String {
-    let layout = server.folder.path().join("layout");
-    let file = server.folder.path().join("hello");
-    // A whole block: umoci leaves out the padding of an archive's last entry.
-    std::fs::write(&file, "hello\n".repeat(256)).unwrap();
-    let (layout, file) = (layout.display().to_string(), file.display().to_string());
+    let folder = server.folder.path().display().to_string();
+    std::fs::write(format!("{folder}/hello"), "hello\n".repeat(256)).unwrap();
+    let (layout, layer) = (format!("{folder}/layout"), format!("{folder}/layer.tar"));
     let image = format!("{layout}:latest");
     for arguments in [
         vec!["umoci", "init", "--layout", &layout],
         vec!["umoci", "new", "--image", &image],
-        vec!["umoci", "insert", "--image", &image, &file, "/hello"],
+        vec!["tar", "-C", &folder, "-cf", &layer, "hello"],
+        vec!["umoci", "raw", "add-layer", "--image", &image, &layer],
         vec!["tar", "-C", &layout, "-cf", &format!("{layout}.tar"), "."],
     ] {
         let output = std::process::Command::new(arguments[0])

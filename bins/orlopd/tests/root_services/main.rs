@@ -10,5 +10,6 @@
 
 mod content;
 mod ctr;
+mod orlop;
 mod peers;
 mod server;

@@ -15,7 +15,7 @@ use orlop_types::Labels;
 use orlop_types::filter::{Fields, label_field, text_field};
 
 /// An event as filters see it.
-pub(super) struct Filtered<'a>(pub(super) &'a Envelope);
+pub(crate) struct Filtered<'a>(pub(crate) &'a Envelope);
 
 impl Fields for Filtered<'_> {
     fn field(&self, path: &[String]) -> Option<Cow<'_, str>> {

@@ -1,6 +1,6 @@
 //! `containerd.services.events.v1`: the outbox, as a stream of new events.
 
-mod fields;
+pub(crate) mod fields;
 pub(crate) mod payload;
 
 use std::collections::{BTreeMap, VecDeque};
