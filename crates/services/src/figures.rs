@@ -118,8 +118,8 @@ fn decode(figures: &Any, id: &ContainerId, now: SystemTime) -> Option<api::Stats
 }
 
 fn of_v2(metrics: &v2::Metrics) -> api::StatsResponse {
-    let cpu = metrics.cpu.clone().unwrap_or_default();
-    let memory = metrics.memory.clone().unwrap_or_default();
+    let cpu = metrics.cpu.unwrap_or_default();
+    let memory = metrics.memory.unwrap_or_default();
     let devices = metrics.io.iter().flat_map(|io| &io.usage);
     api::StatsResponse {
         cpu_usage_nanos: cpu.usage_usec.saturating_mul(1000),
@@ -141,7 +141,7 @@ fn of_v2(metrics: &v2::Metrics) -> api::StatsResponse {
 
 fn of_v1(metrics: &v1::Metrics) -> api::StatsResponse {
     let cpu = metrics.cpu.clone().unwrap_or_default();
-    let memory = metrics.memory.clone().unwrap_or_default();
+    let memory = metrics.memory.unwrap_or_default();
     let usage = memory.usage.unwrap_or_default();
     let control = metrics.memory_oom_control.as_ref();
     api::StatsResponse {
