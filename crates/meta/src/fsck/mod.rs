@@ -151,13 +151,14 @@ impl Db {
         };
         run.database()?;
         run.records()?;
+        // Before others queue what they find.
+        run.sweep_queue()?;
         run.preparing()?;
         run.blob_records()?;
         run.blob_files()?;
         run.ingests()?;
         run.snapshots()?;
         run.mounts()?;
-        run.sweep_queue()?;
         Ok(run.summary)
     }
 }

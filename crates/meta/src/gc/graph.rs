@@ -94,6 +94,12 @@ impl Graph {
         targets.zip(self.kinds[range].iter().copied())
     }
 
+    /// What `source` holds.
+    pub(crate) fn targets(&self, source: Index) -> &[Index] {
+        let source = source as usize;
+        &self.targets[self.starts[source] as usize..self.starts[source + 1] as usize]
+    }
+
     /// Where the node of row `id` is; nothing if it came after the arrays were read.
     pub(crate) fn find(&self, id: i64) -> Option<Index> {
         find(&self.nodes, id)

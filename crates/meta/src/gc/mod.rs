@@ -23,6 +23,7 @@ mod barrier;
 mod drain;
 pub(crate) mod graph;
 mod mark;
+mod order;
 mod queue;
 mod reap;
 mod report;
@@ -50,6 +51,8 @@ struct State {
     jitter: Jitter,
     /// Until when expiries have been seen, in nanoseconds since 1970.
     seen_until: i64,
+    /// Rows went in transactions that are perhaps not on disk yet: no bytes may go.
+    unsynced: bool,
 }
 
 /// When something is due without anybody writing.
@@ -71,6 +74,7 @@ impl Collector {
                 totals: Totals::default(),
                 jitter: Jitter::from_entropy(),
                 seen_until: i64::MIN,
+                unsynced: false,
             }),
         }
     }
@@ -85,7 +89,9 @@ impl Collector {
         let mut state = self.lock();
         let start = Instant::now();
         state.totals.last_pass_at = Some(now);
+        let was_unsynced = std::mem::replace(&mut state.unsynced, true);
         let passed = self.remove_rows(to_nanos(now)).and_then(|mut report| {
+            state.unsynced = was_unsynced || report.removed.total() > 0;
             state.seen_until = to_nanos(now);
             self.drain(to_nanos(now), &mut state, &mut report)?;
             Ok(report)
@@ -168,10 +174,6 @@ impl Collector {
         };
         let reaped = reap::reap(&self.db, &graph, &mut marks, &names);
         drop(barrier);
-        if reaped.removed.total() > 0 {
-            // Only now may bytes go: a power cut must not bring rows back whose bytes are gone.
-            self.db.make_durable()?;
-        }
         report.removed = reaped.removed;
         report.spared = reaped.spared;
         report.failures = reaped.failures;
@@ -180,6 +182,11 @@ impl Collector {
     }
 
     fn drain(&self, now: i64, state: &mut State, report: &mut Report) -> Result<(), Error> {
+        if state.unsynced {
+            // A power cut must not bring rows back whose bytes are gone.
+            self.db.make_durable()?;
+            state.unsynced = false;
+        }
         // What this pass queued carries a later time than the pass.
         let due = now.max(self.db.now());
         let drained = drain::Drain::new(&self.db, due, &mut state.jitter).run()?;

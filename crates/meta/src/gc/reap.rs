@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::ops::Range;
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::barrier::Barrier;
 use super::graph::{Graph, Index};
 use super::mark::{Level, Marks};
+use super::order::Order;
 use super::{Failure, Removed};
 use crate::db::Tx;
 use crate::node::{self, NodeKind};
@@ -82,12 +84,12 @@ pub(super) fn reap(
 ) -> Reaped {
     let doomed = marks.doomed(graph);
     let (mut reaped, mut next, mut size, mut failed) = (Reaped::default(), 0, BATCH_RECORDS, 0);
-    while next < doomed.len() && failed < FAILURES_MAX {
-        let end = doomed.len().min(next + size);
+    while next < doomed.records.len() && failed < FAILURES_MAX {
+        let end = end_of(&doomed, next + size);
         let mut began = None;
         let ran = db.write_relaxed("remove what nothing holds", |tx| {
             let start = *began.insert(Instant::now());
-            batch(tx, graph, marks, names, (&doomed[next..end], start))
+            batch(tx, graph, marks, names, (&doomed, next..end, start))
         });
         let pause = began.map_or(Duration::ZERO, |began: Instant| began.elapsed());
         reaped.longest_pause = reaped.longest_pause.max(pause);
@@ -101,7 +103,7 @@ pub(super) fn reap(
             // One of them is at fault: take them one by one until that is passed.
             Err(_) if size > 1 => size = 1,
             Err(error) => {
-                let node = graph.node(doomed[next]);
+                let node = graph.node(doomed.records[next]);
                 tracing::warn!(kind = node.kind.as_str(), id = node.id, %error, "a record that nothing holds stays");
                 reaped.failures.push(Failure::of_record(node, &error));
                 (next, failed) = (next + 1, failed + 1);
@@ -110,6 +112,12 @@ pub(super) fn reap(
         thread::sleep(BREATHER);
     }
     reaped
+}
+
+/// `end`, or where the circle ends that it is in the middle of.
+fn end_of(doomed: &Order, end: usize) -> usize {
+    let joined = doomed.joined.iter().skip(end).take_while(|joined| **joined);
+    doomed.records.len().min(end + joined.count())
 }
 
 #[derive(Debug, Default)]
@@ -124,7 +132,7 @@ fn batch(
     graph: &Graph,
     marks: &mut Marks,
     names: &HashMap<i64, Namespace>,
-    (doomed, start): (&[Index], Instant),
+    (doomed, range, start): (&Order, Range<usize>, Instant),
 ) -> Result<Batch, Error> {
     for id in Barrier::take(tx)? {
         // What is newer than the marks is not doomed; what it names has been noted, too.
@@ -133,14 +141,16 @@ fn batch(
         }
     }
     let mut batch = Batch::default();
-    for index in doomed {
-        if batch.taken > 0 && start.elapsed() >= BATCH_TIME {
+    for place in range {
+        let late = batch.taken > 0 && start.elapsed() >= BATCH_TIME;
+        if late && !doomed.joined[place] {
             break;
         }
         batch.taken += 1;
-        let went = marks.level(*index) == Level::None && remove(tx, graph, *index, names)?;
+        let index = doomed.records[place];
+        let went = marks.level(index) == Level::None && remove(tx, graph, index, names)?;
         if went {
-            batch.removed.count(graph.node(*index).kind);
+            batch.removed.count(graph.node(index).kind);
         } else {
             batch.spared += 1;
         }

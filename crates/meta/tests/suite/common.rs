@@ -1,6 +1,6 @@
 //! A database on a temporary folder, with a real blob store and a snapshot backend that can be told to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -118,6 +118,8 @@ pub(crate) struct FakeSnapshotter {
     pub(crate) name: SnapshotterName,
     pub(crate) kept: Mutex<BTreeMap<SnapshotNumber, Kind>>,
     pub(crate) fail_next: Mutex<bool>,
+    /// What cannot be removed.
+    pub(crate) stuck: Mutex<BTreeSet<SnapshotNumber>>,
 }
 
 impl Default for FakeSnapshotter {
@@ -126,6 +128,7 @@ impl Default for FakeSnapshotter {
             name: SnapshotterName::new("fake").unwrap(),
             kept: Mutex::default(),
             fail_next: Mutex::default(),
+            stuck: Mutex::default(),
         }
     }
 }
@@ -187,14 +190,27 @@ impl Snapshotter for FakeSnapshotter {
         })
     }
 
-    fn usage(&self, _: SnapshotNumber) -> Result<Usage, SnapshotError> {
-        Ok(Usage::default())
+    fn usage(&self, number: SnapshotNumber) -> Result<Usage, SnapshotError> {
+        if self.kept.lock().unwrap().contains_key(&number) {
+            return Ok(Usage::default());
+        }
+        let root = PathBuf::from("/fake");
+        Err(SnapshotError::Missing { number, root })
     }
 
     fn remove_many(&self, numbers: &[SnapshotNumber]) -> Vec<RemoveFailure> {
-        let mut kept = self.kept.lock().unwrap();
-        kept.retain(|number, _| !numbers.contains(number));
-        Vec::new()
+        let (mut kept, stuck) = (self.kept.lock().unwrap(), self.stuck.lock().unwrap());
+        kept.retain(|number, _| !numbers.contains(number) || stuck.contains(number));
+        let failed = numbers.iter().filter(|number| stuck.contains(number));
+        failed
+            .map(|number| RemoveFailure {
+                number: *number,
+                error: SnapshotError::InProgress {
+                    operation: "remove",
+                    number: *number,
+                },
+            })
+            .collect()
     }
 
     fn walk(
