@@ -14,7 +14,7 @@ use crate::db::Tx;
 
 mod labels;
 
-pub(crate) use labels::{expiry, relabel};
+pub(crate) use labels::{expiry, named, relabel};
 
 /// What a node stands for. The numbers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

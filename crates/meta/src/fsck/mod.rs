@@ -23,6 +23,7 @@ mod blobs;
 mod ingests;
 mod mounts;
 mod queue;
+mod references;
 mod rows;
 mod session;
 mod snapshots;
@@ -80,6 +81,8 @@ pub enum Check {
     HalfRecord,
     /// A reference whose source, target or owner does not exist.
     BrokenReference,
+    /// The references of a record are not what its labels and fields say.
+    References,
     /// A name that nothing refers to.
     UnnamedNode,
     /// SQLite finds the file damaged.
@@ -151,6 +154,8 @@ impl Db {
         };
         run.database()?;
         run.records()?;
+        run.label_references()?;
+        run.field_references()?;
         // Before others queue what they find.
         run.sweep_queue()?;
         run.preparing()?;

@@ -270,3 +270,131 @@ fn parse_text<T: FromStr<Err: Display>>(text: &str, record: &Record) -> Result<T
         reason: error.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use orlop_base::clock::{ManualClock, SharedClock};
+    use orlop_types::{Descriptor, ImageName, Labels, LeaseId};
+
+    use super::super::mark;
+    use super::*;
+    use crate::{Backends, Image, LeaseResource, View};
+
+    struct World {
+        db: Db,
+        view: View,
+        _folder: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let clock: SharedClock = Arc::new(ManualClock::new());
+            let db = Db::open(&folder.path().join("meta.db"), clock, Backends::default()).unwrap();
+            Self {
+                view: db.namespace(&Namespace::new("n").unwrap()),
+                db,
+                _folder: folder,
+            }
+        }
+
+        /// An image that expired long ago.
+        fn expired(&self, name: &str) -> Image {
+            let mut labels = Labels::new();
+            labels
+                .insert("containerd.io/gc.expire", "2020-01-01T00:00:00Z")
+                .unwrap();
+            let target = Descriptor::new("text/plain", Digest::sha256([7; 32]), 7);
+            let image = Image::new(ImageName::new(name).unwrap(), target, labels);
+            self.view.images().create(&image).unwrap()
+        }
+
+        /// Marks, lets `meanwhile` write, and removes.
+        fn collect(&self, meanwhile: impl FnOnce(&View)) -> Reaped {
+            let _barrier = Barrier::raise(&self.db).unwrap();
+            let (graph, names) = self
+                .db
+                .read("mark", |connection| {
+                    Ok((Graph::load(connection)?, namespaces(connection)?))
+                })
+                .unwrap();
+            let mut marks = mark::mark(&graph, self.db.now());
+            meanwhile(&self.view);
+            reap(&self.db, &graph, &mut marks, &names)
+        }
+
+        fn images(&self) -> Vec<String> {
+            let images = self.view.images().list(&[]).unwrap();
+            images.iter().map(|image| image.name.to_string()).collect()
+        }
+    }
+
+    fn lease(view: &View, image: &str) -> Result<(), Error> {
+        let id = LeaseId::new("l").unwrap();
+        view.leases().create(&id, &Labels::new())?;
+        let resource = LeaseResource::Image(ImageName::new(image).unwrap());
+        view.leases().add_resource(&id, &resource)
+    }
+
+    #[test]
+    fn what_is_leased_after_it_was_marked_stays() {
+        let world = World::new();
+        world.expired("a");
+        world.expired("b");
+        let reaped = world.collect(|view| lease(view, "a").unwrap());
+        assert_eq!((reaped.removed.images, reaped.spared), (1, 1));
+        assert_eq!(world.images(), ["a"]);
+    }
+
+    #[test]
+    fn what_got_a_new_expiry_after_it_was_marked_stays() {
+        let world = World::new();
+        let mut image = world.expired("a");
+        image.labels = Labels::new();
+        let reaped = world.collect(|view| drop(view.images().update(&image, &[]).unwrap()));
+        assert_eq!((reaped.removed.images, reaped.spared), (0, 1));
+    }
+
+    #[test]
+    fn what_was_removed_and_made_anew_after_it_was_marked_stays() {
+        let world = World::new();
+        let image = world.expired("a");
+        let reaped = world.collect(|view| {
+            view.images().delete(&image.name, None).unwrap();
+            view.images().create(&image).unwrap();
+        });
+        assert_eq!(reaped.removed.images, 0);
+        assert_eq!(world.images(), ["a"]);
+    }
+
+    #[test]
+    fn a_transaction_that_failed_holds_nothing() {
+        let world = World::new();
+        world.expired("a");
+        let reaped = world.collect(|view| {
+            let failed = view.db().write("fail after a note", |tx| {
+                tx.execute("UPDATE nodes SET expires_at = NULL", [])
+                    .unwrap();
+                Err::<(), _>(Error::ReadOnly { operation: "fail" })
+            });
+            assert!(failed.is_err());
+        });
+        assert_eq!((reaped.removed.images, reaped.spared), (1, 0));
+    }
+
+    #[test]
+    fn a_damaged_record_stays_and_the_others_go() {
+        let world = World::new();
+        world.expired("a");
+        world.expired("b");
+        world.expired("c");
+        let connection = Connection::open(world.db.path()).unwrap();
+        connection
+            .execute("UPDATE nodes SET key = '' WHERE key = 'b'", [])
+            .unwrap();
+        let reaped = world.collect(|_| {});
+        assert_eq!((reaped.removed.images, reaped.failures.len()), (2, 1));
+    }
+}

@@ -56,16 +56,14 @@ pub(crate) fn relabel(
     kept: Option<Kept>,
 ) -> Result<(), Error> {
     unlink_owned(tx, id, Some(&[EdgeKind::Label, EdgeKind::BackLabel]))?;
-    for (label, value) in labels {
-        let (named, back) = match (
-            label.strip_prefix(REFERENCE),
-            label.strip_prefix(BACK_REFERENCE),
-        ) {
-            (Some(rest), _) => (forward_target(rest), false),
-            (None, Some(rest)) => (back_source(rest), true),
-            (None, None) => continue,
-        };
-        let Some((kind, scope)) = named else { continue };
+    for Named {
+        label,
+        value,
+        kind,
+        scope,
+        back,
+    } in named(labels)
+    {
         let other = intern(
             tx,
             NodeKey {
@@ -85,6 +83,33 @@ pub(crate) fn relabel(
         Some(kept) => keep(tx, id, kept),
         None => Ok(()),
     }
+}
+
+/// A node that a label names.
+pub(crate) struct Named<'a> {
+    pub(crate) label: &'a str,
+    pub(crate) value: &'a str,
+    pub(crate) kind: NodeKind,
+    pub(crate) scope: &'a str,
+    /// Whether the node holds the record with the label, not the other way round.
+    pub(crate) back: bool,
+}
+
+/// The nodes that a record's labels name.
+pub(crate) fn named(labels: &Labels) -> impl Iterator<Item = Named<'_>> {
+    labels.iter().filter_map(|(label, value)| {
+        let forward = label.strip_prefix(REFERENCE).map(forward_target);
+        let back = || label.strip_prefix(BACK_REFERENCE).map(back_source);
+        let is_back = forward.is_none();
+        let (kind, scope) = forward.or_else(back).flatten()?;
+        Some(Named {
+            label,
+            value,
+            kind,
+            scope,
+            back: is_back,
+        })
+    })
 }
 
 fn forward_target(rest: &str) -> Option<(NodeKind, &str)> {

@@ -329,6 +329,35 @@ fn half_records_and_broken_references_are_mended() {
 }
 
 #[test]
+fn references_are_made_anew_from_labels_and_fields() {
+    let world = World::new();
+    world.blob("config", &[]);
+    world.blob(
+        "manifest",
+        &[("containerd.io/gc.ref.content.config", "@config")],
+    );
+    world.blob("tied", &[("containerd.io/gc.bref.image", "img")]);
+    world.image("img", "manifest", &[]);
+    world.snapshot("s1", None, &[]);
+    world.snapshot("s2", Some("s1"), &[]);
+    world.container("c", "s2", &[]);
+    // Of each kind one is lost, and one points to what no label names.
+    sql(
+        &world,
+        "UPDATE refs SET target = (SELECT id FROM nodes WHERE key = 's1') WHERE kind = 2;
+        DELETE FROM refs WHERE kind IN (1, 3)",
+    );
+    check(&world, &[(Check::References, true); 5]);
+    world
+        .fixture
+        .clock
+        .advance(std::time::Duration::from_secs(2 * 24 * 3600));
+    world.collect();
+    let kept = ["config", "img", "manifest", "s1", "s2", "tied"].map(String::from);
+    assert_eq!(world.kept(), kept.into());
+}
+
+#[test]
 fn snapshots_of_an_absent_snapshotter_are_told_and_left() {
     let world = World::new();
     world.snapshot("s", None, &[(ROOT, "x")]);
