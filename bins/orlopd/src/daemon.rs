@@ -86,6 +86,7 @@ async fn live(config: &Config) -> anyhow::Result<()> {
         components: engine.components.clone(),
         db: engine.db.clone(),
         runtime: engine.runtime.clone(),
+        images: engine.images.clone(),
         tasks: tasks.child("services"),
     };
     notify("READY=1");

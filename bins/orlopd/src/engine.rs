@@ -9,9 +9,12 @@ use orlop_api::any;
 use orlop_api::containerd::runc::v1::Options as RuncOptions;
 use orlop_base::clock::SharedClock;
 use orlop_base::config::{CgroupDriver, Config};
+use orlop_base::retry::RetryPolicy;
 use orlop_base::task::TaskTree;
 use orlop_content::Store;
+use orlop_image::images::{Images, ImagesOptions, NoRecorder};
 use orlop_meta::{Backends, Db};
+use orlop_registry::{Client, ClientOptions, DockerConfig, FetchOptions, HostTree, MemoryBudget};
 use orlop_runtime::probe::{OciRuntime, find_executable, oci_runtime};
 use orlop_runtime::{NetworkSettings, Runtime, RuntimeSettings, Settings};
 use orlop_services::{Component, Identity};
@@ -27,6 +30,7 @@ const ORLOP_V1: &str = "io.containerd.orlop.v1";
 pub(crate) struct Engine {
     pub(crate) db: Db,
     pub(crate) runtime: Runtime,
+    pub(crate) images: Images,
     pub(crate) oci_runtimes: Vec<OciRuntime>,
     pub(crate) components: Vec<Component>,
     pub(crate) identity: Identity,
@@ -60,9 +64,17 @@ impl Engine {
             Arc::clone(clock),
             tasks.child("runtime"),
         );
+        let images = Images::new(
+            db.clone(),
+            Client::new(client_options(config)),
+            tasks,
+            images_options(config)?,
+            Arc::new(NoRecorder),
+        );
         Ok(Self {
             db,
             runtime,
+            images,
             oci_runtimes,
             components,
             identity: identity(&folder)?,
@@ -111,6 +123,38 @@ fn open_snapshotters(
         components.push(component);
     }
     (backends, components)
+}
+
+fn client_options(config: &Config) -> ClientOptions {
+    let registry = &config.registry;
+    ClientOptions {
+        hosts: HostTree::new(registry.hosts_dirs.clone()),
+        credentials: Arc::new(DockerConfig::new(registry.credentials_file.clone())),
+        budget: MemoryBudget::new(
+            usize::try_from(registry.download_memory.as_u64()).unwrap_or(usize::MAX),
+        ),
+        fetch: FetchOptions {
+            threshold_bytes: registry.range_threshold.as_u64(),
+            chunk_bytes: registry.range_size.as_u64(),
+            parallel_per_blob: registry.ranges_at_once as usize,
+            no_progress: registry.progress_timeout,
+            ..FetchOptions::default()
+        },
+        retry: RetryPolicy {
+            attempts_max: registry.attempts_max,
+            ..RetryPolicy::default()
+        },
+        ..ClientOptions::default()
+    }
+}
+
+fn images_options(config: &Config) -> anyhow::Result<ImagesOptions> {
+    let name = &config.snapshotter.default;
+    Ok(ImagesOptions {
+        snapshotter: SnapshotterName::new(name).context("snapshotter.default")?,
+        downloads_max: config.registry.layers_at_once as usize,
+        ..ImagesOptions::default()
+    })
 }
 
 fn search_folders() -> Vec<PathBuf> {
@@ -208,7 +252,11 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
         runtimes,
         default_runtime: ORLOP_V1.to_owned(),
         network: network_settings(config),
-        cgroup_parent: PathBuf::from("/orlop"),
+        cgroup_parent: if uses_systemd(config.runtime.cgroup_driver) {
+            "orlop.slice".into()
+        } else {
+            "/orlop".into()
+        },
     })
 }
 

@@ -9,7 +9,6 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use oci_spec::image::Config as ImageConfig;
 use orlop_api::any::OCI_SPEC;
 use orlop_base::blocking;
 use orlop_meta::{Container, SnapshotOptions, TypedBytes, View};
@@ -23,7 +22,7 @@ use crate::core::Core;
 use crate::network;
 use crate::record::LastTask;
 use crate::runtime::Runtime;
-use crate::spec::{self, Accounts, ContainerOptions, Network, ResolvedUser};
+use crate::spec::{self, Accounts, ContainerOptions, ImageDefaults, Network, ResolvedUser};
 
 /// The label that says where a container's log is; only containers made here have one.
 pub const LOG_LABEL: &str = "orlop.dev/log-path";
@@ -47,8 +46,8 @@ pub struct NewContainer {
     pub id: ContainerId,
     /// The image's name, for people.
     pub image: String,
-    /// The image's configuration.
-    pub image_config: ImageConfig,
+    /// What the image says about how it is run.
+    pub image_defaults: ImageDefaults,
     /// The committed snapshot of the whole image.
     pub image_snapshot: SnapshotKey,
     /// Where that snapshot is.
@@ -271,15 +270,19 @@ fn make(
     if new.attach_network {
         options.network = Network::Pinned(network::pinned_at(namespace, &new.id));
     }
+    options
+        .cgroup_parent
+        .clone_from(&core.settings.cgroup_parent);
     let bundle = Bundle::new(&core.settings.state_folder, namespace, &new.id);
     options
         .engine_files
         .extend(bundle.shared_files(&options.network));
-    let spec =
-        spec::build(&new.id, &new.image_config, &options, &user).map_err(|source| Error::Spec {
+    let spec = spec::build(&new.id, &new.image_defaults, &options, &user).map_err(|source| {
+        Error::Spec {
             container: new.id.to_string(),
             source,
-        })?;
+        }
+    })?;
     let spec = TypedBytes {
         type_url: OCI_SPEC.to_owned(),
         value: serde_json::to_vec(&spec).expect("an OCI spec has only text keys"),
@@ -356,8 +359,7 @@ fn user(new: &NewContainer, mounts: &[Mount]) -> Result<ResolvedUser, Error> {
         .options
         .user
         .clone()
-        .or_else(|| new.image_config.user().clone())
-        .unwrap_or_default();
+        .unwrap_or_else(|| new.image_defaults.user.clone());
     let accounts = accounts(mounts).map_err(|source| Error::Accounts {
         container: new.id.to_string(),
         source,

@@ -356,12 +356,14 @@ impl Runtime {
     ) -> Result<(), Error> {
         let handle = self.handle(namespace, container)?;
         let (answer, answered) = oneshot::channel();
-        handle
-            .inbox
-            .send(Message::Ask(event, answer))
-            .await
-            .map_err(|_closed| gone(container))?;
-        answered.await.map_err(|_closed| gone(container))?
+        if handle.inbox.send(Message::Ask(event, answer)).await.is_ok()
+            && let Ok(outcome) = answered.await
+        {
+            return outcome;
+        }
+        // The actor has ended: because the task is gone by now, or because the daemon is going.
+        self.handle(namespace, container)?;
+        Err(gone(container))
     }
 
     async fn tell(

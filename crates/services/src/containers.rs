@@ -9,6 +9,7 @@ use orlop_meta::{Container, Runtime};
 use tonic::{Request, Response, Status};
 
 use crate::request;
+use crate::status;
 use crate::store::Store;
 use crate::translate::{
     any, extension_messages, extensions, labels, parse, paths, required, runtime, timestamp,
@@ -16,9 +17,9 @@ use crate::translate::{
 };
 
 /// Keeps container records of the caller's namespace.
-#[derive(Debug)]
 pub(crate) struct ContainersService {
     pub(crate) store: Store,
+    pub(crate) tasks: orlop_runtime::Runtime,
 }
 
 impl ContainersService {
@@ -109,10 +110,10 @@ impl Containers for ContainersService {
     ) -> Result<Response<()>, Status> {
         let (caller, wanted) = request::open(request)?;
         let id = parse(&wanted.id)?;
-        self.store
-            .run(caller, move |view| view.containers().delete(&id))
-            .await
+        let removed = self.tasks.remove_container(&caller.namespace, &id).await;
+        removed
             .map(Response::new)
+            .map_err(|error| status::of_runtime(&error))
     }
 }
 

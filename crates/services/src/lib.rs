@@ -34,6 +34,7 @@ mod snapshots;
 mod status;
 mod store;
 mod tasks;
+mod transfers;
 mod translate;
 mod version;
 mod workloads;
@@ -52,8 +53,10 @@ use orlop_api::containerd::services::tasks::v1::tasks_server::TasksServer;
 use orlop_api::containerd::services::version::v1::version_server::VersionServer;
 use orlop_api::grpc::health::v1::health_server::HealthServer;
 use orlop_api::orlop::v1::containers_server::ContainersServer as WorkloadsServer;
+use orlop_api::orlop::v1::images_server::ImagesServer as TransfersServer;
 use orlop_api::orlop::v1::node_server::NodeServer;
 use orlop_base::task::TaskTree;
+use orlop_image::images::Images;
 use orlop_meta::Db;
 use orlop_runtime::Runtime;
 use tonic::service::{Routes, RoutesBuilder};
@@ -74,6 +77,8 @@ pub struct Parts {
     pub db: Db,
     /// What runs containers.
     pub runtime: Runtime,
+    /// What moves images.
+    pub images: Images,
     /// Owns what outlives a call. Shut it down after [`serve`] has returned.
     pub tasks: TaskTree,
 }
@@ -135,9 +140,19 @@ fn running(routes: &mut RoutesBuilder, store: &store::Store, parts: &Parts) {
     let workloads = workloads::WorkloadsService {
         store: store.clone(),
         runtime: parts.runtime.clone(),
+        images: parts.images.clone(),
         clock: parts.db.clock().clone(),
     };
+    let transfers = transfers::TransfersService {
+        images: parts.images.clone(),
+    };
+    let containers = containers::ContainersService {
+        store: store.clone(),
+        tasks: parts.runtime.clone(),
+    };
     routes
+        .add_service(limited!(ContainersServer::new(containers)))
+        .add_service(limited!(TransfersServer::new(transfers)))
         .add_service(limited!(TasksServer::new(tasks)))
         .add_service(limited!(WorkloadsServer::new(workloads)));
 }
@@ -152,9 +167,6 @@ fn records(routes: &mut RoutesBuilder, store: &store::Store) {
         .add_service(limited!(ImagesServer::new(images::ImagesService {
             store: store()
         })))
-        .add_service(limited!(ContainersServer::new(
-            containers::ContainersService { store: store() }
-        )))
         .add_service(limited!(SnapshotsServer::new(
             snapshots::SnapshotsService { store: store() }
         )))

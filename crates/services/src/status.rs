@@ -172,6 +172,30 @@ pub(crate) fn of_runtime(error: &orlop_runtime::Error) -> Status {
     coded(code, error.code(), &chain(error))
 }
 
+/// What operations on images say.
+pub(crate) fn of_image(error: &orlop_image::images::Error) -> Status {
+    use orlop_image::images::ErrorKind as Kind;
+    let code = match error.kind() {
+        Kind::NotFound => Code::NotFound,
+        Kind::AlreadyExists => Code::AlreadyExists,
+        Kind::InvalidArgument => Code::InvalidArgument,
+        Kind::FailedPrecondition => Code::FailedPrecondition,
+        Kind::PermissionDenied => Code::PermissionDenied,
+        Kind::Unavailable => Code::Unavailable,
+        Kind::OutOfSpace => Code::ResourceExhausted,
+        Kind::Cancelled => Code::Cancelled,
+        Kind::Internal => {
+            tracing::error!(
+                id = error.code(),
+                error = chain(error),
+                "an operation on an image failed"
+            );
+            Code::Internal
+        }
+    };
+    coded(code, error.code(), &chain(error))
+}
+
 /// What unpacking a layer says.
 pub(crate) fn of_apply(error: &MountsError) -> Status {
     let code = match error {

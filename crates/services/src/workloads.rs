@@ -1,5 +1,6 @@
-//! `orlop.v1.Containers`: what containerd's services do not tell of containers. Making them from images is not there
-//! yet.
+//! `orlop.v1.Containers`: containers made from images, and what containerd's services do not tell of them.
+
+mod create;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -11,9 +12,11 @@ use orlop_api::orlop::v1 as api;
 use orlop_api::orlop::v1::containers_server::Containers;
 use orlop_base::blocking;
 use orlop_base::clock::SharedClock;
+use orlop_image::images::Images;
 use orlop_meta::Container;
 use orlop_runtime::Runtime;
 use orlop_runtime::logs::{LogEntry, LogReader, LogStream};
+use orlop_types::exit::ExitRecord;
 use orlop_types::{ContainerId, Namespace};
 use tonic::{Request, Response, Status};
 
@@ -35,6 +38,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct WorkloadsService {
     pub(crate) store: Store,
     pub(crate) runtime: Runtime,
+    pub(crate) images: Images,
     pub(crate) clock: SharedClock,
 }
 
@@ -42,9 +46,11 @@ pub(crate) struct WorkloadsService {
 impl Containers for WorkloadsService {
     async fn create(
         &self,
-        _: Request<api::CreateRequest>,
+        request: Request<api::CreateRequest>,
     ) -> Result<Response<api::CreateResponse>, Status> {
-        Err(Status::unimplemented("making a container from an image"))
+        let (caller, wanted) = request::open(request)?;
+        let created = create::create(&self.images, &self.runtime, caller, wanted).await?;
+        Ok(Response::new(created))
     }
 
     type LogsStream = Answers<api::LogEntry>;
@@ -91,6 +97,7 @@ impl Containers for WorkloadsService {
         let log_path = Runtime::log_path(&container)
             .map(|path| path.to_string_lossy().into_owned())
             .unwrap_or_default();
+        let last = Runtime::last_task(&container);
         let mut answer = api::InspectResponse {
             container: Some(containers::message(container)),
             log_path,
@@ -109,6 +116,13 @@ impl Containers for WorkloadsService {
                 .unwrap_or_default();
             answer.transitions = transitions.iter().map(ending::transition).collect();
             answer.shim_pid = self.runtime.shim_pid(&namespace, &id).await.unwrap_or(0);
+            answer.network = self.network(&namespace, &id);
+        } else if let Some(last) = last {
+            let pid = |record: &ExitRecord| u32::try_from(record.pid).unwrap_or(0);
+            answer.exit = last
+                .exit
+                .map(|exit| ending::exit(exit.record.as_ref().map_or(0, pid), &exit));
+            answer.transitions = last.transitions.iter().map(ending::transition).collect();
         }
         Ok(Response::new(answer))
     }
@@ -131,6 +145,16 @@ impl Containers for WorkloadsService {
 }
 
 impl WorkloadsService {
+    /// The network of a running task, if it has one of its own.
+    fn network(&self, namespace: &Namespace, id: &ContainerId) -> Option<api::ContainerNetwork> {
+        let (path, addresses) = self.runtime.network(namespace, id).ok()??;
+        Some(api::ContainerNetwork {
+            mode: api::Network::Cni.into(),
+            namespace_path: path.to_string_lossy().into_owned(),
+            addresses,
+        })
+    }
+
     async fn record(&self, caller: Caller, id: &ContainerId) -> Result<Container, Status> {
         let id = id.clone();
         self.store

@@ -39,8 +39,10 @@ use std::time::Duration;
 
 use orlop_base::task::{CancellationToken, TaskHandle, TaskKind, TaskTree};
 use orlop_meta::{Db, View};
-use orlop_registry::{Client, Credential, FixedCredential, HostTree};
+use orlop_registry::{Client, FixedCredential, HostTree};
 use orlop_types::{ChainId, LeaseId, Namespace, Reference, SnapshotterName};
+
+pub use orlop_registry::Credential;
 
 pub use diff::{AppliedDiff, ApplyDiffRequest, CreateDiffRequest};
 pub use error::{Error, ErrorKind};
@@ -142,6 +144,12 @@ impl Images {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Where layers are unpacked unless a request says otherwise.
+    #[must_use]
+    pub fn default_snapshotter(&self) -> &SnapshotterName {
+        &self.inner.options.snapshotter
     }
 
     /// The records of a scope, under its lease if it has one.

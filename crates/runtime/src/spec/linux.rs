@@ -93,23 +93,28 @@ fn resources(limits: &Limits) -> Result<LinuxResources, SpecError> {
     };
     let mut builder = LinuxResourcesBuilder::default().devices(vec![no_other_devices()?]);
     if let Some(bytes) = limits.memory_bytes_max {
-        let bytes = memory_limit(bytes)?;
+        let limit = memory_limit(bytes)?;
+        let swap = limits.memory_and_swap_bytes_max.map_or(limit, |both| {
+            i64::try_from(both.max(bytes)).unwrap_or(i64::MAX)
+        });
         builder = builder.memory(
             LinuxMemoryBuilder::default()
-                .limit(bytes)
-                .swap(bytes)
+                .limit(limit)
+                .swap(swap)
                 .build()
                 .map_err(model)?,
         );
     }
-    if let Some(millis) = limits.cpu_millis_max {
-        let quota_micros = i64::from(millis) * 100;
-        let cpu = LinuxCpuBuilder::default()
-            .quota(quota_micros)
-            .period(CPU_PERIOD_MICROS)
-            .build()
-            .map_err(model)?;
-        builder = builder.cpu(cpu);
+    if limits.cpu_millis_max.is_some() || limits.cpuset_cpus.is_some() {
+        let mut cpu = LinuxCpuBuilder::default();
+        if let Some(millis) = limits.cpu_millis_max {
+            let quota_micros = i64::from(millis) * 100;
+            cpu = cpu.quota(quota_micros).period(CPU_PERIOD_MICROS);
+        }
+        if let Some(cpus) = &limits.cpuset_cpus {
+            cpu = cpu.cpus(cpus.clone());
+        }
+        builder = builder.cpu(cpu.build().map_err(model)?);
     }
     if let Some(count) = limits.pids_max {
         builder = builder.pids(

@@ -11,11 +11,10 @@ mod user;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use oci_spec::image::Config as ImageConfig;
 use oci_spec::runtime::{RootBuilder, Spec, SpecBuilder};
 use orlop_types::ContainerId;
 
-pub use mounts::{BindMount, BindMountError};
+pub use mounts::{BindMount, UserMount};
 pub use user::{Accounts, ResolvedUser, UserError};
 
 /// The version written into every spec. runc 1.1 refuses to guess about later ones.
@@ -35,12 +34,31 @@ pub enum Network {
 /// Limits on what a container may use; `None` leaves the kernel's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory in bytes; swap is limited to the same figure, so there is none on top.
+    /// Memory in bytes.
     pub memory_bytes_max: Option<u64>,
+    /// Memory and swap together in bytes; the memory limit otherwise, so that there is no swap on top.
+    pub memory_and_swap_bytes_max: Option<u64>,
     /// Processor time in thousandths of a processor.
     pub cpu_millis_max: Option<u32>,
+    /// Processors to run on, as in `0-2,7`.
+    pub cpuset_cpus: Option<String>,
     /// Processes and threads.
     pub pids_max: Option<u32>,
+}
+
+/// What an image says about how it is run (OCI image-spec, config.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageDefaults {
+    /// The program and its first arguments.
+    pub entrypoint: Vec<String>,
+    /// Further arguments, or the program.
+    pub cmd: Vec<String>,
+    /// `NAME=value` each.
+    pub env: Vec<String>,
+    /// Where to start; empty for the root.
+    pub working_dir: String,
+    /// `user[:group]` by name or number; empty for the superuser.
+    pub user: String,
 }
 
 /// What the user asks of a container, over what its image says.
@@ -58,8 +76,12 @@ pub struct ContainerOptions {
     pub user: Option<String>,
     /// Whether the process has a terminal.
     pub terminal: bool,
-    /// Host paths made visible.
-    pub binds: Vec<BindMount>,
+    /// Host paths made visible, and file systems of the user's own.
+    pub mounts: Vec<UserMount>,
+    /// Capabilities on top of the default ones, such as `CAP_NET_ADMIN`.
+    pub capabilities_added: Vec<String>,
+    /// Default capabilities taken away; `ALL` takes all of them.
+    pub capabilities_dropped: Vec<String>,
     /// Files that the engine made for this container, shown in place of the image's (`/etc/resolv.conf`, …).
     pub engine_files: Vec<BindMount>,
     /// Resource limits.
@@ -72,7 +94,7 @@ pub struct ContainerOptions {
     pub read_only_root: bool,
     /// Annotations for the runtime and its hooks.
     pub annotations: BTreeMap<String, String>,
-    /// The cgroup parent, absolute from the controllers' root.
+    /// The cgroup parent: absolute from the controllers' root, or a slice of systemd such as `orlop.slice`.
     pub cgroup_parent: PathBuf,
 }
 
@@ -85,7 +107,9 @@ impl Default for ContainerOptions {
             working_dir: None,
             user: None,
             terminal: false,
-            binds: Vec::new(),
+            mounts: Vec::new(),
+            capabilities_added: Vec::new(),
+            capabilities_dropped: Vec::new(),
             engine_files: Vec::new(),
             limits: Limits::default(),
             network: Network::None,
@@ -109,6 +133,17 @@ pub enum SpecError {
     /// A working directory that is not absolute.
     #[error("working directory {0:?} is not absolute")]
     RelativeWorkingDir(String),
+    /// A mount that cannot be made.
+    #[error("mount at {target:?}: {fault}")]
+    BadMount {
+        /// Where it is to be.
+        target: String,
+        /// What is wrong.
+        fault: &'static str,
+    },
+    /// A word that is no capability.
+    #[error("{0:?} is not a Linux capability")]
+    UnknownCapability(String),
     /// A host name the kernel would refuse.
     #[error("host name {0:?} must have 1 to 64 letters, digits, dots or hyphens")]
     BadHostname(String),
@@ -139,7 +174,7 @@ pub enum SpecError {
 /// See [`SpecError`]; nothing has been touched.
 pub fn build(
     id: &ContainerId,
-    image: &ImageConfig,
+    image: &ImageDefaults,
     options: &ContainerOptions,
     user: &ResolvedUser,
 ) -> Result<Spec, SpecError> {
@@ -179,9 +214,13 @@ pub fn build(
     Ok(spec)
 }
 
-/// Where container `id`'s cgroup is, from the controllers' root.
-pub fn cgroup_path(parent: &Path, id: &ContainerId) -> PathBuf {
-    parent.join(id.as_str())
+/// Where container `id`'s cgroup is: a path from the controllers' root, or below a slice of systemd the form that OCI
+/// runtimes know, `SLICE:PREFIX:NAME`.
+fn cgroup_path(parent: &Path, id: &ContainerId) -> PathBuf {
+    match parent.to_str().filter(|parent| parent.ends_with(".slice")) {
+        Some(slice) => PathBuf::from(format!("{}:orlop:{id}", slice.trim_start_matches('/'))),
+        None => parent.join(id.as_str()),
+    }
 }
 
 /// Long generated ids are shortened as other engines do; the kernel allows 64 bytes.
@@ -214,12 +253,12 @@ mod tests {
 
     fn build_with(options: &ContainerOptions) -> Result<Spec, SpecError> {
         let id = ContainerId::new("web").unwrap();
-        let image = oci_spec::image::ConfigBuilder::default()
-            .entrypoint(vec!["/entry".to_owned()])
-            .cmd(vec!["serve".to_owned()])
-            .env(vec!["A=image".to_owned(), "PATH=/bin".to_owned()])
-            .build()
-            .unwrap();
+        let image = ImageDefaults {
+            entrypoint: vec!["/entry".to_owned()],
+            cmd: vec!["serve".to_owned()],
+            env: vec!["A=image".to_owned(), "PATH=/bin".to_owned()],
+            ..ImageDefaults::default()
+        };
         build(&id, &image, options, &ResolvedUser::root())
     }
 
@@ -256,6 +295,19 @@ mod tests {
             ..ContainerOptions::default()
         };
         assert_eq!(arguments(&entry), own(&["/e"]));
+    }
+
+    #[test]
+    fn a_slice_is_spelled_as_oci_runtimes_spell_it() {
+        let id = ContainerId::new("web").unwrap();
+        assert_eq!(
+            cgroup_path(Path::new("/orlop"), &id),
+            Path::new("/orlop/web")
+        );
+        assert_eq!(
+            cgroup_path(Path::new("orlop.slice"), &id),
+            Path::new("orlop.slice:orlop:web")
+        );
     }
 
     #[test]

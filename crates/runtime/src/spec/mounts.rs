@@ -17,50 +17,47 @@ pub struct BindMount {
     pub read_only: bool,
 }
 
-/// What is wrong with a bind mount's text.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BindMountError {
-    /// Not of the form.
-    #[error("mount {0:?} is not SOURCE:TARGET or SOURCE:TARGET:ro")]
-    Form(String),
-    /// A relative path.
-    #[error("mount {0:?} needs absolute paths on both sides")]
-    Relative(String),
-    /// A target that climbs.
-    #[error("mount {0:?} has a \"..\" in its target")]
-    Climbs(String),
+/// A mount the user asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UserMount {
+    /// `bind`, `tmpfs`, or another kind the kernel knows.
+    pub kind: String,
+    /// The path on the host for a bind; otherwise what the kind wants, usually nothing.
+    pub source: String,
+    /// The path in the container, absolute.
+    pub target: String,
+    /// Whether writing is refused.
+    pub read_only: bool,
+    /// Further options, such as `rshared` or `size=64m`.
+    pub options: Vec<String>,
 }
 
-impl BindMount {
-    /// Reads `SOURCE:TARGET[:ro|rw]`.
-    ///
-    /// # Errors
-    /// Another form, relative paths, or `..` in the target.
-    pub fn parse(text: &str) -> Result<Self, BindMountError> {
-        let mut words = text.split(':');
-        let (source, target, mode) = (words.next(), words.next(), words.next());
-        let (Some(source), Some(target), None) = (source, target, words.next()) else {
-            return Err(BindMountError::Form(text.to_owned()));
+impl UserMount {
+    fn check(&self) -> Result<(), SpecError> {
+        let bad = |fault| SpecError::BadMount {
+            target: self.target.clone(),
+            fault,
         };
-        let read_only = match mode {
-            None | Some("rw") => false,
-            Some("ro") => true,
-            Some(_) => return Err(BindMountError::Form(text.to_owned())),
-        };
-        if !source.starts_with('/') || !target.starts_with('/') {
-            return Err(BindMountError::Relative(text.to_owned()));
+        let target = Path::new(&self.target);
+        if !target.is_absolute() {
+            return Err(bad("the path in the container has to be absolute"));
         }
-        if Path::new(target)
+        if target
             .components()
             .any(|part| part == std::path::Component::ParentDir)
         {
-            return Err(BindMountError::Climbs(text.to_owned()));
+            return Err(bad("the path in the container must not contain \"..\""));
         }
-        Ok(Self {
-            source: source.into(),
-            target: target.into(),
-            read_only,
-        })
+        if self.kind.is_empty() {
+            return Err(bad("a kind is needed, such as bind or tmpfs"));
+        }
+        if self.kind == "bind" && !Path::new(&self.source).is_absolute() {
+            return Err(bad("the path on the host has to be absolute"));
+        }
+        if self.kind == "bind" && !Path::new(&self.source).exists() {
+            return Err(bad("the path on the host does not exist"));
+        }
+        Ok(())
     }
 }
 
@@ -125,12 +122,11 @@ pub(super) fn build(options: &ContainerOptions) -> Result<Vec<Mount>, SpecError>
     let defaults = DEFAULTS
         .iter()
         .map(|default| kernel_mount(default, &options.network));
-    let binds = options
-        .engine_files
-        .iter()
-        .chain(&options.binds)
-        .map(bind_mount);
-    defaults.chain(binds).collect()
+    let engine_files = options.engine_files.iter().map(bind_mount);
+    defaults
+        .chain(engine_files)
+        .chain(options.mounts.iter().map(user_mount))
+        .collect()
 }
 
 fn kernel_mount(default: &Default, network: &Network) -> Result<Mount, SpecError> {
@@ -160,16 +156,37 @@ fn kernel_mount(default: &Default, network: &Network) -> Result<Mount, SpecError
 }
 
 fn bind_mount(bind: &BindMount) -> Result<Mount, SpecError> {
-    let mode = if bind.read_only { "ro" } else { "rw" };
+    user_mount(&UserMount {
+        kind: "bind".to_owned(),
+        source: bind.source.to_string_lossy().into_owned(),
+        target: bind.target.to_string_lossy().into_owned(),
+        read_only: bind.read_only,
+        options: Vec::new(),
+    })
+}
+
+fn user_mount(mount: &UserMount) -> Result<Mount, SpecError> {
+    mount.check()?;
+    let mut options = mount.options.clone();
+    if mount.kind == "bind"
+        && !options
+            .iter()
+            .any(|option| option == "bind" || option == "rbind")
+    {
+        options.push("rbind".to_owned());
+        options.push("rprivate".to_owned());
+    }
+    options.push(if mount.read_only { "ro" } else { "rw" }.to_owned());
+    let source = if mount.source.is_empty() {
+        &mount.kind
+    } else {
+        &mount.source
+    };
     MountBuilder::default()
-        .destination(bind.target.clone())
-        .typ("bind")
-        .source(bind.source.clone())
-        .options(vec![
-            "rbind".to_owned(),
-            "rprivate".to_owned(),
-            mode.to_owned(),
-        ])
+        .destination(mount.target.clone())
+        .typ(mount.kind.clone())
+        .source(source.clone())
+        .options(options)
         .build()
         .map_err(|source| SpecError::Model {
             part: "mounts",
@@ -181,32 +198,48 @@ fn bind_mount(bind: &BindMount) -> Result<Mount, SpecError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_bind_mount_reads_like_dockers() {
-        let mount = BindMount::parse("/data:/srv:ro").unwrap();
-        assert_eq!(
-            mount,
-            BindMount {
-                source: "/data".into(),
-                target: "/srv".into(),
-                read_only: true
-            }
-        );
-        assert!(!BindMount::parse("/data:/srv").unwrap().read_only);
+    fn mount(kind: &str, source: &str, target: &str) -> UserMount {
+        UserMount {
+            kind: kind.into(),
+            source: source.into(),
+            target: target.into(),
+            ..UserMount::default()
+        }
     }
 
     #[test]
-    fn a_bind_mount_that_could_mean_two_things_is_refused() {
-        for bad in [
-            "",
-            "/a",
-            "a:/b",
-            "/a:b",
-            "/a:/b:x",
-            "/a:/b:ro:z",
-            "/a:/b/../c",
-        ] {
-            assert!(BindMount::parse(bad).is_err(), "{bad:?} was accepted");
+    fn a_bind_is_recursive_and_private_unless_asked_otherwise() {
+        let made = user_mount(&UserMount {
+            read_only: true,
+            ..mount("bind", "/tmp", "/srv")
+        })
+        .unwrap();
+        assert_eq!(made.options().clone().unwrap(), ["rbind", "rprivate", "ro"]);
+        let shared = UserMount {
+            options: vec!["rbind".into(), "rshared".into()],
+            ..mount("bind", "/tmp", "/srv")
+        };
+        assert_eq!(
+            user_mount(&shared).unwrap().options().clone().unwrap(),
+            ["rbind", "rshared", "rw"]
+        );
+    }
+
+    #[test]
+    fn a_mount_that_cannot_be_made_is_named() {
+        let table = [
+            (mount("bind", "/tmp", "srv"), "absolute"),
+            (mount("bind", "/tmp", "/a/../b"), "\"..\""),
+            (
+                mount("bind", "tmp", "/srv"),
+                "on the host has to be absolute",
+            ),
+            (mount("bind", "/no/such/folder", "/srv"), "does not exist"),
+            (mount("", "", "/srv"), "kind"),
+        ];
+        for (mount, expected) in table {
+            let error = user_mount(&mount).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
         }
     }
 }
