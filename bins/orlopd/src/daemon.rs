@@ -12,15 +12,19 @@ use orlop_base::blocking::{self, BlockingPool};
 use orlop_base::clock::{SharedClock, SystemClock};
 use orlop_base::config::{Config, Loaded};
 use orlop_base::task::TaskTree;
-use orlop_base::telemetry;
+use orlop_base::telemetry::{self, Metrics};
+use orlop_meta::Db;
+use orlop_meta::gc::Collector;
 use orlop_runtime::events;
-use orlop_services::{Access, Parts, routes, serve};
+use orlop_services::{Access, Collection, Parts, routes, serve};
 use orlop_sys::process::OomScore;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engine::{Engine, ttrpc_address};
+use crate::figures::CollectionFigures;
 use crate::notify::notify;
+use crate::{collect, metrics};
 
 /// Threads that run futures. They never block, so two keep a busy node's calls apart and cost little.
 const WORKER_THREADS: usize = 2;
@@ -39,13 +43,20 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
         config.engine.long_jobs_max as usize,
     );
     blocking::install(BlockingPool::new(jobs.0, jobs.1));
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(jobs.0 + jobs.1)
         .enable_all()
         .build()
-        .context("cannot start the async runtime")?
-        .block_on(live(config))
+        .context("cannot start the async runtime")?;
+    let ended = runtime.block_on(live(config))?;
+    // Waits for blocking jobs whose callers were cut: after this nobody writes any more.
+    drop(runtime);
+    if let Some(db) = ended {
+        db.end_session()
+            .context("cannot note that the daemon ended in order")?;
+    }
+    Ok(())
 }
 
 /// Out of memory should take a container before the daemon; where the kernel refuses, it is said once.
@@ -56,10 +67,13 @@ fn lower_oom_score(wanted: i32) {
     }
 }
 
-async fn live(config: &Config) -> anyhow::Result<()> {
+/// Gives the database where everything ended in order.
+async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
     let clock: SharedClock = SystemClock::shared();
     let tasks = TaskTree::root("orlopd", Arc::clone(&clock));
     let engine = Engine::open(config, &clock, &tasks)?;
+    let was_mended = collect::mend_after_unclean_stop(&engine.db, &engine.snapshot_roots)
+        .context("cannot note in the database that the daemon runs")?;
     let listener = listen(&config.engine.socket, config.engine.socket_gid)?;
     events::serve(
         &ttrpc_address(&config.engine.socket),
@@ -81,12 +95,14 @@ async fn live(config: &Config) -> anyhow::Result<()> {
         );
     }
     tracing::info!(version = engine.identity.version, socket = %config.engine.socket.display(), tasks = adopted, "serving");
+    let collection = start_collection(config, &engine, &tasks).await?;
     let parts = Parts {
         identity: engine.identity.clone(),
         components: engine.components.clone(),
         db: engine.db.clone(),
         runtime: engine.runtime.clone(),
         images: engine.images.clone(),
+        collection,
         tasks: tasks.child("services"),
     };
     notify("READY=1");
@@ -111,8 +127,30 @@ async fn live(config: &Config) -> anyhow::Result<()> {
     }
     if let Err(stragglers) = tasks.shutdown(config.engine.shutdown_grace).await {
         tracing::warn!(%stragglers, "some work was cut short");
+        return Ok(None);
     }
-    Ok(())
+    Ok(was_mended.then_some(engine.db))
+}
+
+/// Starts collection, and shows the process's figures if that is wished.
+async fn start_collection(
+    config: &Config,
+    engine: &Engine,
+    tasks: &TaskTree,
+) -> anyhow::Result<Collection> {
+    let metrics = Metrics::new();
+    let figures = CollectionFigures::default();
+    metrics.register(|registry| {
+        tasks.register(registry);
+        blocking::pool().register(registry);
+        figures.register(registry);
+    });
+    metrics::serve(&config.telemetry.metrics_address, metrics, tasks).await?;
+    let collector = Arc::new(Collector::new(engine.db.clone()));
+    let (collection, passes) =
+        Collection::new(Arc::clone(&collector), engine.snapshot_roots.clone());
+    collect::start(collector, passes, &config.gc, figures, tasks);
+    Ok(collection)
 }
 
 /// Takes the socket. The stores are locked already, so whatever lies at its path is left from a dead daemon.

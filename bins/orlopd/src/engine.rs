@@ -29,6 +29,8 @@ const ORLOP_V1: &str = "io.containerd.orlop.v1";
 /// Everything the services stand on.
 pub(crate) struct Engine {
     pub(crate) db: Db,
+    /// Where the snapshotters keep their folders.
+    pub(crate) snapshot_roots: BTreeMap<SnapshotterName, PathBuf>,
     pub(crate) runtime: Runtime,
     pub(crate) images: Images,
     pub(crate) oci_runtimes: Vec<OciRuntime>,
@@ -50,6 +52,10 @@ impl Engine {
             .context("cannot make engine.state")?;
         let content = Store::open(&root.join("content")).context("cannot open the blob store")?;
         let (snapshotters, components) = open_snapshotters(root);
+        let snapshot_roots = snapshotters
+            .keys()
+            .map(|name| (name.clone(), root.join("snapshots").join(name.as_str())))
+            .collect();
         let backends = Backends {
             content: Some(Arc::new(content)),
             snapshotters,
@@ -73,6 +79,7 @@ impl Engine {
         );
         Ok(Self {
             db,
+            snapshot_roots,
             runtime,
             images,
             oci_runtimes,

@@ -4,8 +4,11 @@
 //! in the crates below.
 
 mod cli;
+mod collect;
 mod daemon;
 mod engine;
+mod figures;
+mod metrics;
 mod notify;
 
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ use orlop_meta::{Error, Image, View};
 use orlop_types::{Descriptor, ImageName, Labels};
 use tonic::{Request, Response, Status};
 
+use crate::collection::Collection;
 use crate::request;
 use crate::store::Store;
 use crate::translate::{descriptor, descriptor_message, labels, parse, paths, required, timestamp};
@@ -16,6 +17,7 @@ use crate::translate::{descriptor, descriptor_message, labels, parse, paths, req
 #[derive(Debug)]
 pub(crate) struct ImagesService {
     pub(crate) store: Store,
+    pub(crate) collection: Collection,
 }
 
 #[tonic::async_trait]
@@ -87,8 +89,8 @@ impl Images for ImagesService {
             .run(caller, move |view| {
                 view.images().delete(&name, target.as_ref())
             })
-            .await
-            .map(Response::new)
+            .await?;
+        self.collection.run_if(wanted.sync).await.map(Response::new)
     }
 }
 

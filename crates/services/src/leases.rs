@@ -8,6 +8,7 @@ use orlop_meta::{Lease, LeaseResource};
 use orlop_types::LeaseId;
 use tonic::{Request, Response, Status};
 
+use crate::collection::Collection;
 use crate::request;
 use crate::status;
 use crate::store::Store;
@@ -17,6 +18,7 @@ use crate::translate::{labels, parse, parse_optional, required, timestamp};
 #[derive(Debug)]
 pub(crate) struct LeasesService {
     pub(crate) store: Store,
+    pub(crate) collection: Collection,
 }
 
 #[tonic::async_trait]
@@ -44,8 +46,8 @@ impl Leases for LeasesService {
         let id = parse(&wanted.id)?;
         self.store
             .run(caller, move |view| view.leases().delete(&id))
-            .await
-            .map(Response::new)
+            .await?;
+        self.collection.run_if(wanted.sync).await.map(Response::new)
     }
 
     async fn list(

@@ -15,6 +15,7 @@
 //! Entry points: [`routes`] and [`serve`].
 
 mod authority;
+mod collection;
 mod containers;
 mod content;
 mod diff;
@@ -52,6 +53,7 @@ use orlop_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsS
 use orlop_api::containerd::services::tasks::v1::tasks_server::TasksServer;
 use orlop_api::containerd::services::version::v1::version_server::VersionServer;
 use orlop_api::grpc::health::v1::health_server::HealthServer;
+use orlop_api::orlop::v1::collection_server::CollectionServer;
 use orlop_api::orlop::v1::containers_server::ContainersServer as WorkloadsServer;
 use orlop_api::orlop::v1::images_server::ImagesServer as TransfersServer;
 use orlop_api::orlop::v1::node_server::NodeServer;
@@ -61,6 +63,7 @@ use orlop_meta::Db;
 use orlop_runtime::Runtime;
 use tonic::service::{Routes, RoutesBuilder};
 
+pub use collection::{Collection, Latest, PassError, PassOutcome, PassRequest, Passes};
 pub use introspection::{Component, Identity};
 pub use server::{Access, ServeError, serve};
 
@@ -79,6 +82,8 @@ pub struct Parts {
     pub runtime: Runtime,
     /// What moves images.
     pub images: Images,
+    /// How to ask for collections.
+    pub collection: Collection,
     /// Owns what outlives a call. Shut it down after [`serve`] has returned.
     pub tasks: TaskTree,
 }
@@ -110,6 +115,7 @@ pub fn routes(parts: Parts) -> Routes {
         .add_service(limited!(ContentServer::new(content)))
         .add_service(limited!(NodeServer::new(node)));
     records(&mut routes, &store);
+    kept(&mut routes, &store, &parts.collection);
     running(&mut routes, &store, &parts);
     facts(&mut routes, parts);
     routes.routes()
@@ -157,6 +163,26 @@ fn running(routes: &mut RoutesBuilder, store: &store::Store, parts: &Parts) {
         .add_service(limited!(WorkloadsServer::new(workloads)));
 }
 
+/// The services of what is kept and collected.
+fn kept(routes: &mut RoutesBuilder, store: &store::Store, collection: &Collection) {
+    let images = images::ImagesService {
+        store: store.clone(),
+        collection: collection.clone(),
+    };
+    let leases = leases::LeasesService {
+        store: store.clone(),
+        collection: collection.clone(),
+    };
+    let collection = collection::CollectionService {
+        store: store.clone(),
+        collection: collection.clone(),
+    };
+    routes
+        .add_service(limited!(ImagesServer::new(images)))
+        .add_service(limited!(LeasesServer::new(leases)))
+        .add_service(limited!(CollectionServer::new(collection)));
+}
+
 /// The services that need nothing but the database.
 fn records(routes: &mut RoutesBuilder, store: &store::Store) {
     let store = || store.clone();
@@ -164,16 +190,10 @@ fn records(routes: &mut RoutesBuilder, store: &store::Store) {
         .add_service(limited!(NamespacesServer::new(
             namespaces::NamespacesService { store: store() }
         )))
-        .add_service(limited!(ImagesServer::new(images::ImagesService {
-            store: store()
-        })))
         .add_service(limited!(SnapshotsServer::new(
             snapshots::SnapshotsService { store: store() }
         )))
         .add_service(limited!(DiffServer::new(diff::DiffService {
-            store: store()
-        })))
-        .add_service(limited!(LeasesServer::new(leases::LeasesService {
             store: store()
         })))
         .add_service(limited!(StoreServer::new(sandboxes::SandboxesService {

@@ -22,9 +22,13 @@ pub const UNPACK_BYTES: &str = "unpack_bytes";
 
 /// Histogram by `phase`: seconds of a collection.
 pub const COLLECTION_SECONDS: &str = "collection_seconds";
-/// Counter by `resource` and `outcome`: keys collected.
+/// Counter by `resource` and `outcome`: records removed, keys whose bytes went, tries that failed.
 pub const COLLECTED_KEYS: &str = "collected_keys";
-/// Gauge by `resource`: items waiting in the sweep queue.
+/// Counter: bytes that collection gave back to the disk.
+pub const COLLECTED_BYTES: &str = "collected_bytes";
+/// Counter: collections that could not be done.
+pub const COLLECTION_FAILURES: &str = "collection_failures";
+/// Gauge by `state` (waiting, failing): items in the sweep queue.
 pub const SWEEP_QUEUE_ITEMS: &str = "sweep_queue_items";
 
 /// Gauge by `namespace` and `container`: bytes of memory a container uses.

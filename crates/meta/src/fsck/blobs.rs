@@ -38,6 +38,7 @@ impl Run<'_> {
             after = last.id;
             for row in rows {
                 self.summary.checked += 1;
+                self.summary.blobs += 1;
                 self.blob_record(store, &row);
             }
         }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use orlop_types::SnapshotterName;
 
-use crate::gc::chain;
+use crate::gc::{ResourceKind, chain};
 use crate::{Db, Error};
 
 mod blobs;
@@ -89,6 +89,62 @@ pub enum Check {
     DatabaseDamaged,
 }
 
+impl Check {
+    /// A stable word for scripts.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BlobMissing => "blob-missing",
+            Self::BlobUnknown => "blob-unknown",
+            Self::BlobSize => "blob-size",
+            Self::BlobCorrupt => "blob-corrupt",
+            Self::Stray => "stray",
+            Self::IngestUnknown => "ingest-unknown",
+            Self::IngestMissing => "ingest-missing",
+            Self::SnapshotMissing => "snapshot-missing",
+            Self::SnapshotUnknown => "snapshot-unknown",
+            Self::SnapshotHalfCommitted => "snapshot-half-committed",
+            Self::SnapshotKind => "snapshot-kind",
+            Self::SnapshotPreparing => "snapshot-preparing",
+            Self::SnapshotterMissing => "snapshotter-missing",
+            Self::MountUnknown => "mount-unknown",
+            Self::SweepGone => "sweep-gone",
+            Self::SweepNamed => "sweep-named",
+            Self::HalfRecord => "half-record",
+            Self::BrokenReference => "broken-reference",
+            Self::References => "references",
+            Self::UnnamedNode => "unnamed-node",
+            Self::DatabaseDamaged => "database-damaged",
+        }
+    }
+
+    /// The kind of thing the finding's subject names with its digest or reference; nothing where it is something else.
+    #[must_use]
+    pub const fn resource(self) -> Option<ResourceKind> {
+        match self {
+            Self::BlobMissing | Self::BlobUnknown | Self::BlobSize | Self::BlobCorrupt => {
+                Some(ResourceKind::Content)
+            }
+            Self::IngestUnknown | Self::IngestMissing => Some(ResourceKind::Ingest),
+            Self::SnapshotMissing
+            | Self::SnapshotUnknown
+            | Self::SnapshotHalfCommitted
+            | Self::SnapshotKind
+            | Self::SnapshotPreparing => Some(ResourceKind::Snapshot),
+            Self::Stray
+            | Self::SnapshotterMissing
+            | Self::MountUnknown
+            | Self::SweepGone
+            | Self::SweepNamed
+            | Self::HalfRecord
+            | Self::BrokenReference
+            | Self::References
+            | Self::UnnamedNode
+            | Self::DatabaseDamaged => None,
+        }
+    }
+}
+
 /// What became of a finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -118,6 +174,12 @@ pub struct Finding {
 pub struct FsckSummary {
     /// Blobs, ingests, snapshots and mounts looked at.
     pub checked: u64,
+    /// Records of blobs among them.
+    pub blobs: u64,
+    /// The snapshots' folders among them.
+    pub snapshots: u64,
+    /// The mounts of snapshots among them.
+    pub mounts: u64,
     /// Disagreements found.
     pub findings: u64,
     /// How many of them were mended.

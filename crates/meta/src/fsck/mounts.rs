@@ -52,6 +52,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.summary.checked += 1;
+        self.summary.mounts += 1;
         let is_task = bundles
             .iter()
             .any(|bundle| mount.mountpoint.starts_with(bundle));

@@ -58,7 +58,9 @@ impl Run<'_> {
         let mut rows = db.read(FAILED, rows)?;
         for (name, folders) in &disks {
             let numbers: BTreeSet<_> = of(&rows, name).map(|row| row.number).collect();
-            self.summary.checked += u64::try_from(folders.len()).unwrap_or(u64::MAX);
+            let count = u64::try_from(folders.len()).unwrap_or(u64::MAX);
+            self.summary.checked += count;
+            self.summary.snapshots += count;
             for number in folders.keys().filter(|number| !numbers.contains(number)) {
                 self.folder_without_record(name, *number)?;
             }

@@ -62,7 +62,11 @@ pub(super) fn find(
         match answer.verdict {
             Verdict::Held(held) => {
                 let root = root_reason(held.root);
-                holding.path = held.path.iter().map(|hop| hop_message(hop, &root)).collect();
+                holding.path = held
+                    .path
+                    .iter()
+                    .map(|hop| hop_message(hop, &root))
+                    .collect();
                 holding.bytes = bytes(view, &answer.resource)?;
             }
             Verdict::Unheld => holding.bytes = bytes(view, &answer.resource)?,
