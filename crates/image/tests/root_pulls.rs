@@ -8,6 +8,7 @@
 mod pulls {
     pub(crate) mod support;
 
+    mod collection;
     mod diffs;
     mod faults;
     mod peers;

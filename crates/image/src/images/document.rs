@@ -83,7 +83,11 @@ pub(crate) fn add_labels(view: &View, digest: &Digest, labels: &Labels) -> Resul
             },
             Some(_) | None => value.clone(),
         };
-        changed.insert(key.clone(), wanted)?;
+        match changed.insert(key.clone(), wanted) {
+            // One more repository than a label can hold: it is a hint, and may be left out.
+            Err(_) if key.starts_with(SOURCE) => continue,
+            inserted => inserted?,
+        }
         fields.push(format!("labels.{key}"));
     }
     if !fields.is_empty() {

@@ -178,22 +178,22 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Reference { .. } => "ORL-E5501",
-            Self::Name { .. } | Self::Label(_) | Self::Invalid { .. } => "ORL-E5502",
+            Self::Reference { .. } => "ORL-E5601",
+            Self::Name { .. } | Self::Label(_) | Self::Invalid { .. } => "ORL-E5602",
             Self::Registry(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Model { source, .. } => source.code(),
-            Self::Size { .. } => "ORL-E5503",
-            Self::Digest { .. } => "ORL-E5504",
+            Self::Size { .. } => "ORL-E5603",
+            Self::Digest { .. } => "ORL-E5604",
             Self::Download { source, .. } => source.code(),
             Self::Unpack { source, .. } => source.code(),
             Self::Diff(error) => error.code(),
             Self::Archive { source, .. } => source.code(),
             Self::Mount { source, .. } => source.code(),
-            Self::Io { .. } => "ORL-E5505",
-            Self::Missing { .. } => "ORL-E5506",
-            Self::Cancelled => "ORL-E5507",
-            Self::Job(_) => "ORL-E5508",
+            Self::Io { .. } => "ORL-E5605",
+            Self::Missing { .. } => "ORL-E5606",
+            Self::Cancelled => "ORL-E5607",
+            Self::Job(_) => "ORL-E5608",
         }
     }
 

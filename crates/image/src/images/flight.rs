@@ -202,7 +202,8 @@ async fn bring(order: &Order, flight: &Flight) -> Result<(), Error> {
 /// Opens the ingest; nothing if the namespace has the blob.
 async fn open(order: &Order) -> Result<Option<Ingest>, Error> {
     let descriptor = &order.descriptor;
-    let text = format!("layer-{}", descriptor.digest);
+    // Not the names that containerd's clients use for ingests of their own: those would be in the way.
+    let text = format!("fetch-{}", descriptor.digest);
     let reference = IngestRef::new(&text).map_err(Error::name(&text))?;
     let options = IngestOptions {
         expected: Expected::exactly(descriptor.size, descriptor.digest),

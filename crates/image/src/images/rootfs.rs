@@ -143,10 +143,10 @@ impl Rootfs {
             Ok(_) => Ok(Some(key)),
             Err(error) => {
                 self.drafts().retain(|draft| *draft != key);
-                match error.kind() {
-                    ErrorKind::AlreadyExists => Ok(None),
-                    _ => Err(error.into()),
+                if error.kind() == ErrorKind::AlreadyExists {
+                    return Ok(None);
                 }
+                Err(error.into())
             }
         }
     }

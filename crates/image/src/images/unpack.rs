@@ -7,7 +7,7 @@ use orlop_base::task::{CancellationToken, TaskKind};
 use orlop_meta::View;
 use orlop_types::{ChainId, Descriptor, ImageName, Labels, Platform, SnapshotterName};
 
-use super::document::{add_labels, add_snapshot_label, load_image};
+use super::document::{StoredImage, add_labels, add_snapshot_label, load_image};
 use super::error::Error;
 use super::layers::{Layer, Supply, Unpacker};
 use super::lease::OperationLease;
@@ -96,15 +96,7 @@ impl Images {
         wanted: &UnpackTarget,
         (board, stop): (&Arc<Board>, &CancellationToken),
     ) -> Result<Option<ChainId>, Error> {
-        let (looked, target) = (view.clone(), wanted.target.clone());
-        let platform = wanted.platform.clone();
-        let load = move || load_image(&looked, "unpack", &target, &platform);
-        let image = blocking("image-load", load).await?;
-        let digest = image.manifest.config.digest;
-        image
-            .manifest
-            .check_unpackable(&image.config)
-            .map_err(Error::model(digest))?;
+        let image = load(view, wanted).await?;
         let diff_ids = &image.config.rootfs.diff_ids;
         let rootfs = Rootfs::new(
             view.clone(),
@@ -114,15 +106,12 @@ impl Images {
         let Some(top) = rootfs.top().copied() else {
             return Ok(None);
         };
-        let mut labels = Labels::new();
-        add_snapshot_label(&mut labels, &wanted.snapshotter, &top)?;
-        let labelled = view.clone();
-        blocking("blob-label", move || {
-            add_labels(&labelled, &digest, &labels)
-        })
-        .await?;
         let lock = self.unpack_lock(&wanted.snapshotter, &top);
-        let _locked = lock.lock().await;
+        let _locked = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Error::Cancelled),
+            locked = lock.lock() => locked,
+        };
         let looking = rootfs.clone();
         let base = blocking("snapshot-look", move || looking.find_base()).await?;
         let layers = image.manifest.layers.iter().zip(diff_ids);
@@ -148,4 +137,25 @@ impl Images {
         unpacker.run(base).await?;
         Ok(Some(top))
     }
+}
+
+/// Reads the image, and labels its config with the snapshot that is to be made.
+async fn load(view: &View, wanted: &UnpackTarget) -> Result<StoredImage, Error> {
+    let (view, target) = (view.clone(), wanted.target.clone());
+    let (platform, snapshotter) = (wanted.platform.clone(), wanted.snapshotter.clone());
+    blocking("image-load", move || {
+        let image = load_image(&view, "unpack", &target, &platform)?;
+        let digest = image.manifest.config.digest;
+        image
+            .manifest
+            .check_unpackable(&image.config)
+            .map_err(Error::model(digest))?;
+        if let Some(top) = chain_ids(&image.config.rootfs.diff_ids).last() {
+            let mut labels = Labels::new();
+            add_snapshot_label(&mut labels, &snapshotter, top)?;
+            add_labels(&view, &digest, &labels)?;
+        }
+        Ok(image)
+    })
+    .await
 }

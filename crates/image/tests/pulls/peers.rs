@@ -37,9 +37,10 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let started = Self { child, host };
         for _ in 0..200 {
-            if std::net::TcpStream::connect(&host).is_ok() {
-                return Self { child, host };
+            if std::net::TcpStream::connect(&started.host).is_ok() {
+                return started;
             }
             std::thread::sleep(Duration::from_millis(50));
         }

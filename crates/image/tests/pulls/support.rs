@@ -1,6 +1,6 @@
 //! An engine on a temporary folder, and what tests ask of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use orlop_types::{ImageName, Namespace, SnapshotterName};
 pub(crate) struct Engine {
     pub(crate) images: Images,
     pub(crate) db: Db,
+    folder: PathBuf,
     /// Removed with the engine, unless the folder is somebody else's.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -61,8 +62,14 @@ impl Engine {
         Self {
             images,
             db,
+            folder: folder.to_owned(),
             _temporary: None,
         }
+    }
+
+    /// Where everything is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(crate) fn view(&self, namespace: &str) -> View {

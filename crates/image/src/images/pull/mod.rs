@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::{join, join_all};
+use futures_util::future::join;
 use orlop_base::task::{CancellationToken, TaskKind};
 use orlop_meta::{Image, View};
 use orlop_registry::Client;
@@ -15,25 +15,26 @@ use orlop_types::{
 };
 use tokio::sync::Semaphore;
 
-use super::document::{
-    add_labels, add_snapshot_label, document_labels, load, source_labels, store, verify,
-};
+use super::document::{add_snapshot_label, document_labels, load, source_labels, store, verify};
 use super::error::{Error, first_cause};
-use super::flight::{Order, Stage};
 use super::layers::{Layer, Supply, Unpacker};
 use super::lease::OperationLease;
 use super::memory::MemorySink;
-use super::progress::{BlobState, Board, LineId, Progress, UnpackState};
+use super::progress::{BlobState, Board, Progress, UnpackState};
 use super::rootfs::{Base, Rootfs};
 use super::{Images, RegistryAccess, Scope, blocking};
 use crate::model::{
     CONFIG_BYTES_MAX, Document, INDEX_DEPTH_MAX, ImageConfig, MANIFEST_BYTES_MAX, Manifest,
-    MediaKind, ModelError, Resolution, chain_ids, kind_of, parse_document,
+    ModelError, Resolution, chain_ids, parse_document,
 };
 
+mod check;
+mod download;
+
+use check::{check_config_size, check_platform, is_image_entry, refuse_foreign};
+use download::Blobs;
+
 const PULL: TaskKind = TaskKind::cooperative("image-pull");
-/// How often a download is begun that somebody else broke off.
-const DOWNLOADS_MAX: usize = 5;
 /// More manifests than any honest index lists.
 const MANIFESTS_MAX: usize = 1000;
 
@@ -445,82 +446,6 @@ impl Pull {
         Ok(config)
     }
 
-    async fn download_all(&self, view: &View, blobs: &Blobs, source: &Labels) -> Result<(), Error> {
-        let downloads = blobs.list.iter().map(|blob| async move {
-            let downloaded = self.download(view, blob, source).await;
-            blob.supply.end(downloaded.is_ok());
-            downloaded.inspect_err(|_| self.stop.cancel())
-        });
-        first_cause(join_all(downloads).await).map(drop)
-    }
-
-    /// Brings one blob into the view's namespace, by whatever way is shortest.
-    async fn download(&self, view: &View, blob: &Wanted, source: &Labels) -> Result<(), Error> {
-        let _permit = self
-            .until_stopped(async { self.permits.acquire().await.map_err(|_| Error::Cancelled) })
-            .await?;
-        for _ in 0..DOWNLOADS_MAX {
-            if self.is_present(view, blob, source).await? {
-                return Ok(());
-            }
-            let seat = self.images.inner.flights.join(Order {
-                view: view.clone(),
-                client: self.client.clone(),
-                reference: self.reference.clone(),
-                descriptor: blob.descriptor.clone(),
-                labels: source.clone(),
-                recorder: Arc::clone(&self.images.inner.recorder),
-            });
-            self.board.follow(blob.line, seat.meter());
-            let flown = seat.wait(|stage| self.heard(blob, stage));
-            let flown = self.until_stopped(async { Ok(flown.await) }).await?;
-            match flown {
-                Ok(()) if seat.leads => {
-                    self.board.set_state(blob.line, BlobState::Stored);
-                    return Ok(());
-                }
-                // In the store, and now to be seen in this namespace; or broken off by somebody else.
-                Ok(()) => {}
-                Err(_) if !seat.leads => {}
-                Err(source) => {
-                    let digest = Box::new(blob.descriptor.digest);
-                    return Err(Error::Download { digest, source });
-                }
-            }
-        }
-        Err(Error::Cancelled)
-    }
-
-    /// Whether the namespace sees the blob; then it gets the labels it lacks.
-    async fn is_present(&self, view: &View, blob: &Wanted, source: &Labels) -> Result<bool, Error> {
-        let (view, digest, labels) = (view.clone(), blob.descriptor.digest, source.clone());
-        let look = move || match view.content().info(&digest) {
-            Ok(_) => add_labels(&view, &digest, &labels).map(|()| true),
-            Err(error) if error.kind() == orlop_meta::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        };
-        let present = blocking("blob-look", look).await?;
-        if present {
-            self.board.set_state(blob.line, BlobState::Present);
-        }
-        Ok(present)
-    }
-
-    fn heard(&self, blob: &Wanted, stage: &Stage) {
-        let state = match stage {
-            Stage::Waiting | Stage::Landed(_) => return,
-            Stage::Open(ingest) => {
-                blob.supply.open(|| {
-                    let reader = ingest.writer()?.reader();
-                    Some(Box::new(reader))
-                });
-                BlobState::Downloading
-            }
-            Stage::Verifying => BlobState::Verifying,
-        };
-        self.board.set_state(blob.line, state);
-    }
-
     async fn until_stopped<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
@@ -531,80 +456,4 @@ impl Pull {
             result = work => result,
         }
     }
-}
-
-/// A blob to be downloaded.
-struct Wanted {
-    descriptor: Descriptor,
-    line: LineId,
-    supply: Arc<Supply>,
-}
-
-/// Blobs to be downloaded, each once.
-#[derive(Default)]
-struct Blobs {
-    list: Vec<Wanted>,
-}
-
-impl Blobs {
-    /// Adds a blob. A layer that an image has twice is downloaded once, but each of its places gets its own supply.
-    fn add(
-        &mut self,
-        board: &Board,
-        descriptor: &Descriptor,
-        unpack: UnpackState,
-    ) -> (LineId, Arc<Supply>) {
-        let line = board.add(descriptor, unpack);
-        let supply = Supply::pending();
-        self.list.push(Wanted {
-            descriptor: descriptor.clone(),
-            line,
-            supply: Arc::clone(&supply),
-        });
-        (line, supply)
-    }
-}
-
-fn check_config_size(descriptor: &Descriptor) -> Result<(), Error> {
-    let (size, limit) = (descriptor.size, CONFIG_BYTES_MAX);
-    if size <= limit {
-        return Ok(());
-    }
-    Err(Error::model(descriptor.digest)(ModelError::TooLarge {
-        what: "config",
-        size,
-        limit,
-    }))
-}
-
-/// An image without an index says only in its config what it is for.
-fn check_platform(config: &ImageConfig, wanted: &Platform) -> Result<(), ModelError> {
-    if config.os.is_empty() || wanted.rank(&config.platform()).is_some() {
-        return Ok(());
-    }
-    Err(ModelError::NoPlatform {
-        wanted: wanted.to_string(),
-        offered: config.platform().to_string(),
-    })
-}
-
-fn refuse_foreign(manifest: &Manifest) -> Result<(), Error> {
-    let is_foreign = |layer: &&Descriptor| kind_of(&layer.media_type) == MediaKind::ForeignLayer;
-    match manifest.layers.iter().find(is_foreign) {
-        None => Ok(()),
-        Some(layer) => Err(Error::model(layer.digest)(ModelError::ForeignLayer {
-            digest: Box::new(layer.digest),
-            media_type: layer.media_type.clone(),
-        })),
-    }
-}
-
-/// Entries of an index that are images: attestations say that they are for no platform.
-fn is_image_entry(entry: &Descriptor) -> bool {
-    let is_attestation = entry.annotations.contains_key("vnd.docker.reference.type");
-    let is_known = entry.platform.as_ref().is_none_or(|platform| {
-        let platform = Platform::from(platform).to_string();
-        !platform.starts_with("unknown")
-    });
-    !is_attestation && is_known
 }
