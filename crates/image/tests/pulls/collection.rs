@@ -11,7 +11,7 @@ use orlop_testkit::registry::{Action, FakeRegistry, Fault, Layer};
 use super::support::{Engine, layers, name, noise, overlayfs, scope};
 
 /// Collects, and says what then is at odds.
-fn collect(engine: &Engine) -> Vec<String> {
+pub(crate) fn collect(engine: &Engine) -> Vec<String> {
     let collector = Collector::new(engine.db.clone());
     collector.run_once(engine.db.clock().wall()).unwrap();
     let mut findings = Vec::new();

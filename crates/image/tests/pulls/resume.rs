@@ -8,6 +8,7 @@ use std::time::Duration;
 use orlop_image::images::{NoProgress, PullRequest};
 use orlop_testkit::registry::{Action, FakeRegistry, Fault, Layer};
 
+use super::collection::collect;
 use super::support::{Engine, noise, overlayfs, request, scope};
 
 const CHILD: &str = "ORLOP_TEST_PULL";
@@ -111,6 +112,51 @@ async fn a_pull_killed_in_the_middle_resumes_and_leaves_no_unfinished_snapshot_h
         "the killed pull's lease was taken over"
     );
     assert!(pulled.chain_id.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kills_at_any_moment_records_and_disk_agree_and_the_pull_succeeds() {
+    const KILLS: u64 = 25;
+    let registry = FakeRegistry::start();
+    let layers: Vec<Layer> = (0..5)
+        .map(|number| Layer::with_files(&[(&format!("file{number}"), &noise(200_000, number))]))
+        .collect();
+    registry.put_image("app", "1", &layers);
+    let reference = registry.reference("app", "1");
+    let folder = tempfile::tempdir().unwrap();
+    let mut finished = 0;
+    for kill in 0..KILLS {
+        let mut child = start_child(folder.path(), &reference);
+        // A pull takes some 300 ms here; the golden ratio spreads the moments evenly over them.
+        let moment = 30 + kill * 618 % 400;
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+        child.kill().unwrap();
+        finished += u64::from(child.wait().unwrap().success());
+        let engine = Engine::at(folder.path());
+        assert_eq!(collect(&engine), Vec::<String>::new(), "after {moment} ms");
+        let images = engine.view("test").images().list(&[]).unwrap();
+        if let [image] = &images[..] {
+            engine
+                .images
+                .delete(&scope("test"), image.name.clone())
+                .await
+                .unwrap();
+        }
+    }
+    assert!(finished < KILLS, "every pull was over before it was killed");
+    let engine = Engine::at(folder.path());
+    engine.pull(&reference).await.unwrap();
+    assert_eq!(collect(&engine), Vec::<String>::new());
+    assert_eq!(engine.view("test").leases().list(&[]).unwrap(), []);
+    assert_eq!(
+        engine
+            .view("test")
+            .snapshots(&overlayfs())
+            .list(&[])
+            .unwrap()
+            .len(),
+        5
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
