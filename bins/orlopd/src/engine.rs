@@ -224,6 +224,13 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned(),
+        // Not runc's default and not containerd's: two engines on one node must not share container names.
+        root: config
+            .engine
+            .state
+            .join("runc")
+            .to_string_lossy()
+            .into_owned(),
         systemd_cgroup: uses_systemd(config.runtime.cgroup_driver),
         ..RuncOptions::default()
     };
@@ -258,6 +265,7 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
         shim_folders: folders,
         runtimes,
         default_runtime: ORLOP_V1.to_owned(),
+        step_limit: config.runtime.step_timeout,
         network: network_settings(config),
         cgroup_parent: if uses_systemd(config.runtime.cgroup_driver) {
             "orlop.slice".into()

@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::id::AttachmentId;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use orlop_sys::fs::{Dir, FsError, Mode, Name, NameError};
-use orlop_types::ContainerId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ impl Entry {
     pub(crate) fn new(
         network: &str,
         interface: &str,
-        container: &ContainerId,
+        container: &AttachmentId,
         namespace_path: &Path,
     ) -> Self {
         Self {
@@ -119,7 +119,7 @@ impl Cache {
     pub(crate) fn read(
         &self,
         network: &str,
-        container: &ContainerId,
+        container: &AttachmentId,
         interface: &str,
     ) -> Result<Option<Entry>, CacheFault> {
         let name = file_name(network, container.as_str(), interface)?;
@@ -138,7 +138,7 @@ impl Cache {
     pub(crate) fn remove(
         &self,
         network: &str,
-        container: &ContainerId,
+        container: &AttachmentId,
         interface: &str,
     ) -> Result<(), CacheFault> {
         let name = file_name(network, container.as_str(), interface)?;
@@ -180,7 +180,7 @@ mod tests {
     fn an_entry_is_found_again_and_gone_after_removal() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
-        let container = ContainerId::new("web").unwrap();
+        let container = AttachmentId::new("web").unwrap();
         assert_eq!(cache.read("n", &container, "eth0").unwrap(), None);
         let mut entry = Entry::new("n", "eth0", &container, Path::new("/run/netns/x"));
         entry.set_config("{}");
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn an_interface_cannot_leave_the_folder() {
         let cache = Cache::new(Path::new("/nonexistent"));
-        let container = ContainerId::new("web").unwrap();
+        let container = AttachmentId::new("web").unwrap();
         assert!(matches!(
             cache.remove("n", &container, "x/../../y"),
             Err(CacheFault::Name(_))
@@ -207,7 +207,7 @@ mod tests {
     fn a_damaged_entry_is_an_error_and_not_an_absence() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::new(folder.path());
-        let container = ContainerId::new("web").unwrap();
+        let container = AttachmentId::new("web").unwrap();
         cache
             .write(&Entry::new("n", "eth0", &container, Path::new("/x")))
             .unwrap();

@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::id::AttachmentId;
 use orlop_sys::process::{Input, RunError, Spawn, run};
-use orlop_types::ContainerId;
 use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ pub struct Invocation<'a> {
     /// What it is asked.
     pub command: Command,
     /// The attachment's container; absent for STATUS and GC.
-    pub container: Option<&'a ContainerId>,
+    pub container: Option<&'a AttachmentId>,
     /// The attachment's network namespace; empty if there is none any more.
     pub namespace_path: &'a Path,
     /// The interface's name inside.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use orlop_types::ContainerId;
+use crate::id::AttachmentId;
 use serde_json::Value;
 
 use crate::cache::{Cache, CacheFault, Entry};
@@ -35,7 +35,7 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct Attachment<'a> {
     /// The container or sandbox.
-    pub container: &'a ContainerId,
+    pub container: &'a AttachmentId,
     /// Its network namespace. For `del` it may be gone.
     pub namespace_path: &'a Path,
     /// The name the interface gets inside, usually `eth0`.
@@ -348,7 +348,7 @@ mod tests {
     struct Bench {
         _folder: tempfile::TempDir,
         settings: Settings,
-        container: ContainerId,
+        container: AttachmentId,
     }
 
     fn bench() -> Bench {
@@ -370,7 +370,7 @@ mod tests {
         Bench {
             _folder: folder,
             settings,
-            container: ContainerId::new("web").unwrap(),
+            container: AttachmentId::new("web").unwrap(),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Debian's real CNI plugins, in network namespaces of our own.
 #![allow(
     clippy::disallowed_methods,
-    reason = "a test drives ip(8) and writes into its own folder"
+    clippy::unwrap_used,
+    reason = "a test drives ip(8), writes into its own folder, and may panic"
 )]
 
 use std::collections::BTreeMap;
@@ -9,8 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use orlop_cni::{Attachment, Network, Plugins, Settings};
-use orlop_types::ContainerId;
+use orlop_cni::{Attachment, AttachmentId, Network, Plugins, Settings};
 
 /// A named network namespace and a bridge, both gone when dropped.
 struct Bench {
@@ -106,7 +106,7 @@ const BRIDGE: &str = r#"{"cniVersion":"1.0.0","name":"test","plugins":[
 fn a_namespace_gets_an_address_and_gives_it_back() {
     let bench = Bench::new("a", BRIDGE);
     let network = bench.network(Duration::from_secs(20));
-    let container = ContainerId::new("web").unwrap();
+    let container = AttachmentId::new("web").unwrap();
     let path = bench.namespace_path();
     let attachment = Attachment {
         container: &container,
@@ -136,8 +136,8 @@ fn an_exhausted_range_is_reported_and_leaves_no_interface() {
     let bench = Bench::new("b", &small);
     let network = bench.network(Duration::from_secs(20));
     let path = bench.namespace_path();
-    let id = |name: &str| ContainerId::new(name).unwrap();
-    let attach = |container: &ContainerId, interface: &str| {
+    let id = |name: &str| AttachmentId::new(name).unwrap();
+    let attach = |container: &AttachmentId, interface: &str| {
         let capabilities = BTreeMap::new();
         network
             .add(&Attachment {
@@ -178,7 +178,7 @@ fn a_plugin_that_hangs_is_killed_at_its_deadline() {
             .unwrap()
             .success()
     );
-    let container = ContainerId::new("web").unwrap();
+    let container = AttachmentId::new("web").unwrap();
     let path = bench.namespace_path();
     let capabilities = BTreeMap::new();
     let attachment = Attachment {

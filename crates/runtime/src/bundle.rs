@@ -3,6 +3,7 @@
 //! ```text
 //! <state>/<namespace>/<container>/
 //!     config.json     the OCI spec
+//!     log             what the shim has to say
 //!     resolv.conf     what a container with a network of its own resolves names with
 //!     rootfs/         where the root file system is mounted, by the shim
 //!     exit.json       how the process ended, written by orlop-shim before the cgroup goes
@@ -78,6 +79,8 @@ impl Bundle {
         let parent = Dir::create_all(&self.parent, Mode::from_raw_mode(0o711))?;
         let folder = parent.ensure_dir(&self.name, Mode::from_raw_mode(0o711))?;
         folder.ensure_dir(&Name::from_static("rootfs"), Mode::from_raw_mode(0o711))?;
+        // Shims append what they have to say; a plain file also takes what they say while the daemon is away.
+        folder.write_atomic(&Name::from_static("log"), b"", Mode::from_raw_mode(0o600))?;
         if networked {
             let text = resolv_conf();
             folder.write_atomic(

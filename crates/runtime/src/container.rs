@@ -22,7 +22,9 @@ use crate::core::Core;
 use crate::network;
 use crate::record::LastTask;
 use crate::runtime::Runtime;
-use crate::spec::{self, Accounts, ContainerOptions, ImageDefaults, Network, ResolvedUser};
+use crate::spec::{
+    self, Accounts, ContainerOptions, ImageDefaults, Network, ResolvedUser, SpecError,
+};
 
 /// The label that says where a container's log is; only containers made here have one.
 pub const LOG_LABEL: &str = "orlop.dev/log-path";
@@ -256,6 +258,7 @@ fn make(
         attempt: "written",
         source,
     };
+    check_binds(new)?;
     let key = snapshot_key(&new.id);
     let on_image = SnapshotOptions {
         parent: Some(new.image_snapshot.clone()),
@@ -270,9 +273,7 @@ fn make(
     if new.attach_network {
         options.network = Network::Pinned(network::pinned_at(namespace, &new.id));
     }
-    options
-        .cgroup_parent
-        .clone_from(&core.settings.cgroup_parent);
+    options.cgroup_parent = cgroup_parent(core, namespace);
     let bundle = Bundle::new(&core.settings.state_folder, namespace, &new.id);
     options
         .engine_files
@@ -307,17 +308,37 @@ fn make(
     leased.containers().create(&container).map_err(failed)
 }
 
+/// An OCI runtime would say so too, but only at the start, and not of which option.
+fn check_binds(new: &NewContainer) -> Result<(), Error> {
+    let mut binds = new
+        .options
+        .mounts
+        .iter()
+        .filter(|mount| mount.kind == "bind");
+    match binds.find(|mount| !Path::new(&mount.source).exists()) {
+        None => Ok(()),
+        Some(mount) => Err(Error::Spec {
+            container: new.id.to_string(),
+            source: SpecError::BadMount {
+                target: mount.target.clone(),
+                fault: "the path on the host does not exist",
+            },
+        }),
+    }
+}
+
 fn labels(core: &Core, namespace: &Namespace, new: &NewContainer) -> Result<Labels, Error> {
     let failed = |source| Error::Label {
         container: new.id.to_string(),
         source,
     };
     let mut labels = new.labels.clone();
-    let log = core
-        .settings
-        .log_folder
-        .join(namespace.as_str())
-        .join(log_name(&new.id).as_os_str());
+    let folder = core.settings.log_folder.join(namespace.as_str());
+    Dir::create_all(&folder, Mode::from_raw_mode(0o711)).map_err(|source| Error::Logs {
+        path: folder.clone(),
+        source,
+    })?;
+    let log = folder.join(log_name(&new.id).as_os_str());
     labels
         .insert(LOG_LABEL, log.to_string_lossy())
         .map_err(failed)?;
@@ -328,6 +349,19 @@ fn labels(core: &Core, namespace: &Namespace, new: &NewContainer) -> Result<Labe
         labels.insert(NETWORK_LABEL, "cni").map_err(failed)?;
     }
     Ok(labels)
+}
+
+/// Ids are unique within a namespace only, so each namespace has a cgroup of its own. A slice's name is its path, with
+/// hyphens between the levels (systemd.slice(5)), so a hyphen of the namespace is escaped.
+fn cgroup_parent(core: &Core, namespace: &Namespace) -> std::path::PathBuf {
+    let parent = &core.settings.cgroup_parent;
+    match parent
+        .to_str()
+        .and_then(|parent| parent.strip_suffix(".slice"))
+    {
+        Some(slice) => format!("{slice}-{}.slice", namespace.as_str().replace('-', "_")).into(),
+        None => parent.join(namespace.as_str()),
+    }
 }
 
 fn lease(core: &Core, id: &ContainerId) -> LeaseId {

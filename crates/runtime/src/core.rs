@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use orlop_api::Any;
 use orlop_base::clock::SharedClock;
@@ -32,6 +32,8 @@ pub struct Settings {
     pub runtimes: BTreeMap<String, RuntimeSettings>,
     /// The runtime of a container that names none.
     pub default_runtime: String,
+    /// How long one step of a task's creation or start may take before it is given up and undone.
+    pub step_limit: Duration,
     /// The network of containers that are to have one of their own.
     pub network: orlop_cni::Settings,
     /// The cgroup that containers of [`crate::Runtime::create_container`] are put under, from the controllers' root.

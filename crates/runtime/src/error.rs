@@ -78,8 +78,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The folder for logs cannot be made.
-    #[error("cannot make {path:?} for logs")]
+    /// A log or the folder for logs cannot be made or removed.
+    #[error("cannot keep logs in {path:?}")]
     Logs {
         /// The folder.
         path: PathBuf,
@@ -156,6 +156,17 @@ pub enum Error {
         #[source]
         source: ClientError,
     },
+    /// The root file system cannot be mounted, and this is why.
+    #[error("the root file system of container {container:?} cannot be mounted: {faults}")]
+    Rootfs {
+        /// The container.
+        container: String,
+        /// Every bad argument, by name.
+        faults: String,
+        /// What the shim said.
+        #[source]
+        source: Box<ClientError>,
+    },
     /// A step took too long and was undone.
     #[error("{step} of container {container:?} was given up after {limit:?}")]
     Deadline {
@@ -184,7 +195,7 @@ pub enum Error {
         container: String,
         /// Where it stops making sense.
         #[source]
-        source: serde_json::Error,
+        source: crate::record::RecordFault,
     },
     /// The daemon is shutting down, or a job of it failed.
     #[error("the daemon cannot finish this now")]
@@ -216,6 +227,7 @@ impl Error {
             Self::NetworkNamespace { source, .. } => source.code(),
             Self::ShimStart { .. } => "ORL-E6008",
             Self::Shim { source, .. } => source.code(),
+            Self::Rootfs { .. } => "ORL-E6017",
             Self::Deadline { .. } => "ORL-E6009",
             Self::Record { .. } => "ORL-E6010",
             Self::ForeignRecord { .. } => "ORL-E6011",
@@ -244,6 +256,7 @@ impl Error {
             Self::Network { source, .. } if source.is_transient() => ErrorKind::Unavailable,
             Self::Network { .. } => ErrorKind::Internal,
             Self::Shim { source, .. } => shim_kind(source),
+            Self::Rootfs { .. } => ErrorKind::FailedPrecondition,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Record { source, .. } => record_kind(source),
             Self::Daemon(_) | Self::Gone { .. } => ErrorKind::Unavailable,

@@ -34,5 +34,5 @@ pub use container::{AUTO_REMOVE_LABEL, LOG_LABEL, NETWORK_LABEL, NewContainer};
 pub use error::{Error, ErrorKind};
 pub use orlop_cni::Settings as NetworkSettings;
 pub use process::{Exec, ProcessState, Status};
-pub use record::{LastTask, Streams};
+pub use record::{LastTask, RecordFault, Streams};
 pub use runtime::{CreateTask, Runtime};

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use orlop_cni::{Attachment, Network, Plugins, Settings};
+use orlop_cni::{Attachment, AttachmentId, Network, Plugins, Settings};
 use orlop_meta::Container;
 use orlop_sys::netns;
 use orlop_types::{ContainerId, Namespace};
@@ -30,7 +30,13 @@ pub(crate) fn namespace_path(key: &TaskKey, container: &Container) -> Option<Pat
 
 /// Where the network namespace of a container is pinned.
 pub(crate) fn pinned_at(namespace: &Namespace, container: &ContainerId) -> PathBuf {
-    Path::new(NAMESPACES_FOLDER).join(format!("orlop-{namespace}-{container}"))
+    Path::new(NAMESPACES_FOLDER).join(format!("orlop-{}", unique(namespace, container)))
+}
+
+/// One name for a container among those of all namespaces. No id contains two hyphens in a row, so no two pairs share one.
+fn unique(namespace: &Namespace, container: &ContainerId) -> AttachmentId {
+    AttachmentId::new(format!("{namespace}--{container}"))
+        .expect("two ids joined by hyphens keep to CNI's rule")
 }
 
 /// Makes the namespace and attaches it. Returns the addresses with their prefix lengths. Blocks.
@@ -54,7 +60,7 @@ pub(crate) fn attach(
         source,
     })?;
     let outcome = network
-        .add(&attachment(key, path))
+        .add(&attachment(&unique(&key.namespace, &key.container), path))
         .map_err(|source| error(key, "attach", source))?;
     Ok(outcome.ips.into_iter().map(|ip| ip.address).collect())
 }
@@ -63,7 +69,7 @@ pub(crate) fn attach(
 pub(crate) fn detach(settings: &Settings, key: &TaskKey, path: &Path) -> Result<(), Error> {
     let detached = match load(settings, key, "detach") {
         Ok(network) => network
-            .del(&attachment(key, path))
+            .del(&attachment(&unique(&key.namespace, &key.container), path))
             .map_err(|source| error(key, "detach", source)),
         // Without a configuration nothing was attached, or nobody is left who could detach it.
         Err(Error::Network { source, .. })
@@ -88,9 +94,9 @@ fn load(
     Network::load(settings.clone(), Plugins).map_err(|source| error(key, attempt, source))
 }
 
-fn attachment<'a>(key: &'a TaskKey, path: &'a Path) -> Attachment<'a> {
+fn attachment<'a>(id: &'a AttachmentId, path: &'a Path) -> Attachment<'a> {
     Attachment {
-        container: &key.container,
+        container: id,
         namespace_path: path,
         interface: INTERFACE,
         capabilities: BTreeMap::new(),

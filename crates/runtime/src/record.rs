@@ -99,13 +99,28 @@ impl From<StoredAny> for Any {
     }
 }
 
+/// Why a stored record is not one of this version's.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordFault {
+    /// It is not the JSON it should be.
+    #[error("it is damaged")]
+    Damaged(#[from] serde_json::Error),
+    /// Another version wrote it.
+    #[error("it has version {0}, and only version {VERSION} is known")]
+    Version(u32),
+}
+
 impl TaskRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a task record has only text keys")
     }
 
-    pub(crate) fn decode(stored: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(stored)
+    pub(crate) fn decode(version: u32, stored: &[u8]) -> Result<Self, RecordFault> {
+        if version == VERSION {
+            Ok(serde_json::from_slice(stored)?)
+        } else {
+            Err(RecordFault::Version(version))
+        }
     }
 
     /// The state the database keeps in a column of its own.

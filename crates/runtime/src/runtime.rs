@@ -56,7 +56,7 @@ impl Runtime {
     /// meanwhile are learnt, half-made tasks are undone. Returns how many tasks there are.
     ///
     /// # Errors
-    /// The database cannot be read, or holds a record that no version of Orlop wrote.
+    /// The database cannot be read. A record that cannot be understood is logged and left as it is.
     pub async fn recover(&self) -> Result<usize, Error> {
         let db = self.core.db.clone();
         let stored = blocking::run("read tasks", move || db.tasks())
@@ -69,12 +69,20 @@ impl Runtime {
         })?;
         let mut recovering = Vec::with_capacity(stored.len());
         for task in stored {
-            let container = task.container.to_string();
-            let record = TaskRecord::decode(&task.record)
-                .map_err(|source| Error::ForeignRecord { container, source })?;
             let key = TaskKey {
                 namespace: task.namespace,
                 container: task.container,
+            };
+            // One record that this version cannot read must not keep the node's other containers from being adopted.
+            let record = match TaskRecord::decode(task.record_version, &task.record) {
+                Ok(record) => record,
+                Err(source) => {
+                    let container = key.container.to_string();
+                    let error = Error::ForeignRecord { container, source };
+                    let error = crate::error::with_sources(&error);
+                    tracing::error!(namespace = %key.namespace, error, "a task cannot be recovered; its container may still run");
+                    continue;
+                }
             };
             let (mut actor, handle) =
                 Actor::new(Arc::clone(&self.core), key.clone(), record, Vec::new());

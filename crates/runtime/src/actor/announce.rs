@@ -7,10 +7,11 @@ use crate::exit;
 use crate::machine::Notice;
 
 impl Actor {
-    pub(super) fn announcements(&mut self) -> Vec<Announcement> {
-        std::mem::take(&mut self.notices)
-            .into_iter()
-            .map(|notice| self.announcement(notice))
+    /// The events of the transaction about to be written. They are kept until it has been.
+    pub(super) fn announcements(&self) -> Vec<Announcement> {
+        self.notices
+            .iter()
+            .map(|notice| self.announcement(*notice))
             .collect()
     }
 

@@ -9,7 +9,6 @@ mod steps;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use orlop_base::blocking;
 use orlop_base::task::TaskKind;
@@ -22,13 +21,10 @@ use crate::core::Core;
 use crate::machine::{Effect, Event, Exit, Notice, Phase, Step, Transition};
 use crate::record::{LastTask, TaskRecord, VERSION};
 use crate::shim::{Ended, Shim};
-use crate::{Error, container, exit};
+use crate::{Error, container};
 
 /// Runs one task's machine; at shutdown the step under way is finished.
 pub(crate) const ACTOR: TaskKind = TaskKind::cooperative("container task");
-
-/// How long a step may take before it is given up and undone.
-const STEP_LIMIT: Duration = Duration::from_secs(90);
 
 /// Whose task.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -144,6 +140,10 @@ impl Actor {
         self.shim = self.reconnect().await;
         let shim_answers = self.shim.is_some();
         self.take(Event::Recovered { shim_answers }).await;
+        if let (Phase::Starting, Some(shim)) = (self.record.task.phase, self.shim.clone()) {
+            let event = steps::start_outcome(&shim).await;
+            self.take(event).await;
+        }
         if shim_answers && self.record.task.exit.is_none() && self.record.task.pid.is_some() {
             self.watch_exit();
         }
@@ -212,16 +212,22 @@ impl Actor {
         while let Some(effect) = queue.pop_front() {
             match effect {
                 Effect::Persist => {
-                    // A step that could not be announced is not done: it failed.
-                    if let (Err(error), Some(Effect::Do(step))) =
-                        (self.persist().await, queue.front().copied())
-                    {
+                    let Err(error) = self.persist().await else {
+                        continue;
+                    };
+                    // A step that could not be announced is not done: it failed. Anything else has happened already,
+                    // and whoever asked is told that it is not on record.
+                    if let Some(Effect::Do(step)) = queue.front().copied() {
                         queue.pop_front();
                         queue.extend(self.failed(step, error));
+                    } else {
+                        self.failure.get_or_insert(error);
                     }
                 }
                 Effect::Do(step) => {
-                    let outcome = tokio::time::timeout(STEP_LIMIT, self.perform(step)).await;
+                    let outcome =
+                        tokio::time::timeout(self.core.settings.step_limit, self.perform(step))
+                            .await;
                     let more = match outcome.unwrap_or_else(|_elapsed| Err(self.too_slow(step))) {
                         Ok(pid) => self.next(Event::Done { step, pid }),
                         Err(error) => self.failed(step, error),
@@ -232,9 +238,7 @@ impl Actor {
                 Effect::Forget if self.undo_failed => {}
                 Effect::Forget => self.forget().await,
                 Effect::ReadExitRecord => {
-                    let exit = steps::read_exit_record(self.bundle.clone())
-                        .await
-                        .unwrap_or_else(|| exit::unseen(self.core.now()));
+                    let exit = self.learn_exit().await;
                     queue.extend(self.next(Event::Exited(exit)));
                 }
                 Effect::Publish(notice) => self.notices.push(notice),
@@ -261,7 +265,7 @@ impl Actor {
         Error::Deadline {
             container: self.key.container.to_string(),
             step,
-            limit: STEP_LIMIT,
+            limit: self.core.settings.step_limit,
         }
     }
 
@@ -291,7 +295,9 @@ impl Actor {
                 .map(drop)
         })
         .await;
-        self.written(written)
+        self.written(written)?;
+        self.notices.clear();
+        Ok(())
     }
 
     /// Task and container go together, as their maker asked. A client that deletes them itself finds nothing any more.

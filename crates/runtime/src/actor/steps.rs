@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orlop_api::containerd::task::v3::CreateTaskRequest;
+use orlop_api::containerd::v1::types::Status as Wire;
 use orlop_base::blocking;
 use orlop_base::task::TaskKind;
+use orlop_sys::mount::preflight;
+use orlop_ttrpc::client::ClientError;
 use orlop_types::exit::ExitCause;
 
 use super::{Actor, Message};
@@ -58,7 +61,7 @@ impl Actor {
                 let pid = shim
                     .create(&self.create_request())
                     .await
-                    .map_err(|source| self.shim_error("create", source))?;
+                    .map_err(|source| self.create_error(source))?;
                 self.watch_exit();
                 Ok(Some(pid))
             }
@@ -69,6 +72,29 @@ impl Actor {
                     .map_err(|source| self.shim_error("start", source))?;
                 Ok(None)
             }
+        }
+    }
+
+    /// Why the container was not created: if its root file system has a bad argument, that is named.
+    fn create_error(&self, source: ClientError) -> Error {
+        let overlays = self
+            .record
+            .plan
+            .rootfs
+            .iter()
+            .filter(|mount| mount.fs_type == "overlay");
+        let faults: Vec<_> = overlays
+            .flat_map(preflight::overlay)
+            .map(|fault| fault.to_string())
+            .collect();
+        if faults.is_empty() {
+            return self.shim_error("create", source);
+        }
+        let container = self.key.container.to_string();
+        Error::Rootfs {
+            container,
+            faults: faults.join("; "),
+            source: Box::new(source),
         }
     }
 
@@ -162,6 +188,19 @@ impl Actor {
             .map_err(Error::Daemon)?
     }
 
+    /// How the process ended, now that its shim is gone: from the record the shim left, or from the one its executable
+    /// leaves when it has ended and removed whatever still ran.
+    pub(super) async fn learn_exit(&self) -> Exit {
+        if let Some(exit) = read_exit_record(self.bundle.clone()).await {
+            return exit;
+        }
+        if let Err(error) = cleanup(self.launch()).await {
+            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, %error, "cannot clean up after a shim that died");
+        }
+        let left = read_exit_record(self.bundle.clone()).await;
+        left.unwrap_or_else(|| exit::unseen(self.core.now()))
+    }
+
     pub(super) async fn reconnect(&self) -> Option<Shim> {
         let bootstrap = self.record.bootstrap.as_ref()?;
         let shim = connect(bootstrap, &self.key.container, &self.core.tasks)
@@ -227,12 +266,30 @@ impl Actor {
         })
     }
 
-    fn shim_error(&self, attempt: &'static str, source: orlop_ttrpc::client::ClientError) -> Error {
+    fn shim_error(&self, attempt: &'static str, source: ClientError) -> Error {
         Error::Shim {
             container: self.key.container.to_string(),
             attempt,
             source,
         }
+    }
+}
+
+/// How a start went that an earlier daemon asked for and did not see the end of.
+pub(super) async fn start_outcome(shim: &Shim) -> Event {
+    let step = Step::Start;
+    match shim
+        .state("")
+        .await
+        .map(|state| Wire::try_from(state.status))
+    {
+        Ok(Ok(Wire::Running | Wire::Paused | Wire::Pausing | Wire::Stopped)) => {
+            Event::Done { step, pid: None }
+        }
+        Ok(Ok(Wire::Created | Wire::Unknown) | Err(_)) | Err(_) => Event::Failed {
+            step,
+            error: "the daemon was restarted during the start".to_owned(),
+        },
     }
 }
 

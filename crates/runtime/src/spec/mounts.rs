@@ -54,9 +54,6 @@ impl UserMount {
         if self.kind == "bind" && !Path::new(&self.source).is_absolute() {
             return Err(bad("the path on the host has to be absolute"));
         }
-        if self.kind == "bind" && !Path::new(&self.source).exists() {
-            return Err(bad("the path on the host does not exist"));
-        }
         Ok(())
     }
 }
@@ -234,7 +231,6 @@ mod tests {
                 mount("bind", "tmp", "/srv"),
                 "on the host has to be absolute",
             ),
-            (mount("bind", "/no/such/folder", "/srv"), "does not exist"),
             (mount("", "", "/srv"), "kind"),
         ];
         for (mount, expected) in table {
