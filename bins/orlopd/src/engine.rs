@@ -160,7 +160,7 @@ fn images_options(config: &Config) -> anyhow::Result<ImagesOptions> {
     Ok(ImagesOptions {
         snapshotter: SnapshotterName::new(name).context("snapshotter.default")?,
         downloads_max: config.registry.layers_at_once as usize,
-        ..ImagesOptions::default()
+        lease_lifetime: config.gc.lease_expiry_default,
     })
 }
 

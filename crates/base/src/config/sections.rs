@@ -65,8 +65,6 @@ pub struct Registry {
     pub ranges_at_once: u32,
     /// How long a download may stand still.
     pub progress_timeout: Duration,
-    /// How long connecting may take.
-    pub connect_timeout: Duration,
     /// How often a failing request is tried.
     pub attempts_max: u32,
 }
@@ -76,12 +74,6 @@ pub struct Registry {
 pub struct Snapshotter {
     /// Which backend new snapshots use.
     pub default: String,
-    /// Layers unpacked at once.
-    pub unpack_at_once: u32,
-    /// How many times larger than its blob a layer may become, once above `unpack_free_size`.
-    pub unpack_ratio_max: u32,
-    /// Layers up to this size are unpacked whatever their ratio.
-    pub unpack_free_size: ByteSize,
 }
 
 /// Section `gc`.
@@ -93,11 +85,7 @@ pub struct Gc {
     pub schedule_delay: Duration,
     /// Changes after which a collection runs even if nothing was removed.
     pub mutations_max: u32,
-    /// Items of the sweep queue worked off in one go.
-    pub sweep_batch: u32,
-    /// The longest wait before a failed removal is tried again.
-    pub retry_delay_max: Duration,
-    /// How long a lease without an expiry of its own lasts; zero is for ever.
+    /// How long what an interrupted pull has fetched is kept for the next one.
     pub lease_expiry_default: Duration,
 }
 
@@ -112,8 +100,6 @@ pub struct Runtime {
     pub cgroup_driver: CgroupDriver,
     /// How long one step of a start may take.
     pub step_timeout: Duration,
-    /// How long a container may take to end before it is killed.
-    pub stop_grace: Duration,
     /// Folders with CNI plugins.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// The folder with CNI configurations.
@@ -214,15 +200,6 @@ impl Config {
             ("registry.layers_at_once", self.registry.layers_at_once),
             ("registry.ranges_at_once", self.registry.ranges_at_once),
             ("registry.attempts_max", self.registry.attempts_max),
-            (
-                "snapshotter.unpack_at_once",
-                self.snapshotter.unpack_at_once,
-            ),
-            (
-                "snapshotter.unpack_ratio_max",
-                self.snapshotter.unpack_ratio_max,
-            ),
-            ("gc.sweep_batch", self.gc.sweep_batch),
         ];
         for (key, _) in at_least_one.into_iter().filter(|(_, value)| *value == 0) {
             reader.refuse_key(key, "must be at least 1".to_owned());
@@ -364,12 +341,6 @@ impl Registry {
                 60_000,
                 "How long a download may stand still. Its duration has no limit.",
             ),
-            connect_timeout: span(
-                s,
-                "connect_timeout",
-                30_000,
-                "How long connecting to a registry may take.",
-            ),
             attempts_max: s.setting(
                 "attempts_max",
                 5,
@@ -386,17 +357,6 @@ impl Snapshotter {
                 "default",
                 "overlayfs".to_owned(),
                 "Which backend new snapshots use: \"overlayfs\" or \"native\".",
-            ),
-            unpack_at_once: s.setting("unpack_at_once", 4, "Layers unpacked at once."),
-            unpack_ratio_max: s.setting(
-                "unpack_ratio_max",
-                200,
-                "How many times larger than its blob a layer may become, beyond unpack_free_size.",
-            ),
-            unpack_free_size: s.setting(
-                "unpack_free_size",
-                ByteSize::mib(64),
-                "Layers up to this size are unpacked whatever their ratio.",
             ),
         }
     }
@@ -422,22 +382,11 @@ impl Gc {
                 100,
                 "Changes after which a collection runs even if nothing was removed.",
             ),
-            sweep_batch: s.setting(
-                "sweep_batch",
-                64,
-                "Items of the sweep queue worked off in one go.",
-            ),
-            retry_delay_max: span(
-                s,
-                "retry_delay_max",
-                3_600_000,
-                "The longest wait before a failed removal is tried again.",
-            ),
             lease_expiry_default: span(
                 s,
                 "lease_expiry_default",
                 86_400_000,
-                "How long a lease without an expiry of its own lasts when Orlop makes it; 0s is for ever.",
+                "How long what an interrupted pull has fetched is kept for the next one.",
             ),
         }
     }
@@ -467,12 +416,6 @@ impl Runtime {
                 "step_timeout",
                 60_000,
                 "How long one step of a container's start may take.",
-            ),
-            stop_grace: span(
-                s,
-                "stop_grace",
-                10_000,
-                "How long a container may take to end before it is killed.",
             ),
             cni_bin_dirs: s.setting(
                 "cni_bin_dirs",

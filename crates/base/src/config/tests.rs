@@ -70,8 +70,11 @@ log_level = "loud"
 metrics_address = "localhost"
 "#,
     );
-    sources.environment = pairs(&[("ORLOPD_GC_SWEEP_BATCH", "many")]);
-    sources.flags = pairs(&[("snapshotter.default", "zfs"), ("gc.sweep_batsh", "1")]);
+    sources.environment = pairs(&[("ORLOPD_REGISTRY_ATTEMPTS_MAX", "many")]);
+    sources.flags = pairs(&[
+        ("snapshotter.default", "zfs"),
+        ("registry.attemps_max", "1"),
+    ]);
     let errors = Config::read(&sources).unwrap_err();
     assert_eq!(errors.code(), "ORL-E7101");
     insta::assert_snapshot!(errors);
@@ -98,7 +101,7 @@ fn unknown_keys_warn_with_the_nearest_known_one() {
         "[gc]\nstartup_dely = \"1s\"\n[cri]\n[enginee]\n[runtime.handlers.runc]\nshimm = \"\"\n",
     );
     sources.environment = pairs(&[
-        ("ORLOPD_GC_SWEEPBATCH", "1"),
+        ("ORLOPD_GC_MUTATIONSMAX", "1"),
         ("ORLOPD_CONFIG", "/x"),
         ("PATH", "/bin"),
     ]);
@@ -108,17 +111,21 @@ fn unknown_keys_warn_with_the_nearest_known_one() {
 
 #[test]
 fn later_sources_win_flag_over_environment_over_file() {
-    let mut sources = file("[gc]\nsweep_batch = 1\nmutations_max = 1\nretry_delay_max = \"1m\"\n");
+    let mut sources =
+        file("[registry]\nattempts_max = 1\n[gc]\nmutations_max = 1\nschedule_delay = \"1m\"\n");
     sources.environment = pairs(&[
-        ("ORLOPD_GC_SWEEP_BATCH", "2"),
+        ("ORLOPD_REGISTRY_ATTEMPTS_MAX", "2"),
         ("ORLOPD_GC_MUTATIONS_MAX", "2"),
         ("ORLOPD_RUNTIME_OCI_RUNTIMES", "/bin/a, b"),
     ]);
-    sources.flags = pairs(&[("gc.sweep_batch", "3"), ("gc.sweep_batch", "4")]);
+    sources.flags = pairs(&[
+        ("registry.attempts_max", "3"),
+        ("registry.attempts_max", "4"),
+    ]);
     let config = Config::read(&sources).unwrap().config;
-    assert_eq!(config.gc.sweep_batch, 4);
+    assert_eq!(config.registry.attempts_max, 4);
     assert_eq!(config.gc.mutations_max, 2);
-    assert_eq!(config.gc.retry_delay_max, Duration::from_secs(60));
+    assert_eq!(config.gc.schedule_delay, Duration::from_secs(60));
     assert_eq!(config.runtime.oci_runtimes, ["/bin/a", "b"]);
 }
 
