@@ -35,12 +35,12 @@ fn main() -> Outcome {
     let folder = folder.join(format!("orlop-collect-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let measured =
-        marking(&folder.join("mark")).and_then(|()| snapshots(&folder.join("snapshots")));
+        snapshots(&folder.join("snapshots")).and_then(|()| marking(&folder.join("mark")));
     std::fs::remove_dir_all(&folder)?;
     measured
 }
 
-/// Ten thousand images of ten blobs each: read, marked, then half of them collected while another writes.
+/// Ten thousand images of ten blobs each: read, marked, then a twentieth of them collected while another writes.
 fn marking(folder: &Path) -> Outcome {
     std::fs::create_dir_all(folder)?;
     let path = folder.join("meta.db");
@@ -60,7 +60,7 @@ fn marking(folder: &Path) -> Outcome {
     let connection = rusqlite::Connection::open(&path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.execute(
-        "UPDATE nodes SET expires_at = 1 WHERE kind = 4 AND id % 2 = 0",
+        "UPDATE nodes SET expires_at = 1 WHERE kind = 4 AND id % 20 = 0",
         [],
     )?;
     drop(connection);
@@ -90,6 +90,9 @@ fn snapshots(folder: &Path) -> Outcome {
     };
     let db = Db::open(&folder.join("meta.db"), SystemClock::shared(), backends)?;
     let collector = Collector::new(db.clone());
+    db.namespace(&namespace())
+        .leases()
+        .create(&LeaseId::new("first")?, &Labels::new())?;
     for round in 0..5 {
         let lease = LeaseId::new(format!("lease-{round}"))?;
         let view = db.namespace(&namespace());

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use orlop_types::{Digest, Namespace};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::barrier::Barrier;
+use super::barrier::{Barrier, Checkpointer};
 use super::graph::{Graph, Index};
 use super::mark::{Level, Marks};
 use super::order::Order;
@@ -83,6 +83,7 @@ pub(super) fn reap(
     names: &HashMap<i64, Namespace>,
 ) -> Reaped {
     let doomed = marks.doomed(graph);
+    let mut checkpointer = Checkpointer::new(db);
     let (mut reaped, mut next, mut size, mut failed) = (Reaped::default(), 0, BATCH_RECORDS, 0);
     while next < doomed.records.len() && failed < FAILURES_MAX {
         let end = end_of(&doomed, next + size);
@@ -109,8 +110,10 @@ pub(super) fn reap(
                 (next, failed) = (next + 1, failed + 1);
             }
         }
+        checkpointer.wrote();
         thread::sleep(BREATHER);
     }
+    checkpointer.finish();
     reaped
 }
 
