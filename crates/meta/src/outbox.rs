@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::time::from_nanos;
 use crate::{Db, Error};
 
-/// How many events are kept, give or take [`TRIM_EVERY`].
+/// How many events are kept, give or take `TRIM_EVERY`.
 pub const EVENTS_MAX: i64 = 20_000;
 
 /// Trimming happens once per so many events, not with each.

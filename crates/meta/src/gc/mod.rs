@@ -1,12 +1,12 @@
 //! Collection: what nothing holds goes, and everything can be asked why it stays.
 //!
-//! One pass: read `nodes` and `refs` as of one moment, mark what roots reach ([`mark`], pure), remove the rows of the
-//! rest in small transactions that queue their bytes ([`reap`]), work the queue off ([`drain`]). Nobody waits for the
+//! One pass: read `nodes` and `refs` as of one moment, mark what roots reach (`mark`, pure), remove the rows of the
+//! rest in small transactions that queue their bytes (`reap`), work the queue off (`drain`). Nobody waits for the
 //! first two; the third keeps others from writing for less than a millisecond at a time; the fourth touches no row but
 //! the queue's. `docs/flows/collect.md` tells the same with its failures.
 //!
 //! **Crash.** A record is there, or its bytes are in the queue, or they are gone. **Ordering.** Rows are on disk as
-//! removed before bytes go. What is named while a pass runs is kept ([`barrier`]). **Cancellation.** None needed: a
+//! removed before bytes go. What is named while a pass runs is kept (`barrier`). **Cancellation.** None needed: a
 //! pass ends by itself, and one that is killed is begun anew.
 //!
 //! When to run is [`Schedule`]'s to say; it is pure, so that the daemon only waits and calls.
