@@ -44,7 +44,7 @@ fmt: ## Format the code
 demo: packages release ## A registry, a pull, a container, and why every byte is kept
 	e2e/demo
 
-bench: packages release ## Orlop and containerd side by side, one line per figure
+bench: packages ## Orlop and containerd side by side, one line per figure
 	e2e/bench
 
 critest: ## Kubernetes' conformance suite: comes with CRI, see ARCHITECTURE.md

@@ -43,7 +43,7 @@ pub fn small(scratch: &Scratch) -> Result<PathBuf> {
     write(&tree.join("etc/group"), b"root:x:0:\n")?;
     std::fs::set_permissions(tree.join("tmp"), std::fs::Permissions::from_mode(0o1777))?;
     let layout = empty(scratch, "small")?;
-    insert(&layout, &tree, "/")?;
+    insert(&layout, &tree)?;
     Ok(layout)
 }
 
@@ -57,8 +57,13 @@ pub fn large(scratch: &Scratch, layers: u64, layer_bytes: u64) -> Result<PathBuf
     for layer in 1..=layers {
         let name = format!("large-tree/{layer}");
         let tree = scratch.folder(&name)?;
-        fill(scratch, &name, layer, layer_bytes)?;
-        insert(&layout, &tree, &format!("/opt/layer{layer}"))?;
+        fill(
+            scratch,
+            &format!("{name}/opt/layer{layer}"),
+            layer,
+            layer_bytes,
+        )?;
+        insert(&layout, &tree)?;
     }
     Ok(layout)
 }
@@ -73,9 +78,22 @@ fn empty(scratch: &Scratch, name: &str) -> Result<PathBuf> {
     Ok(layout)
 }
 
-fn insert(layout: &Path, tree: &Path, target: &str) -> Result<()> {
-    let (image, tree) = (tagged(layout), tree.display().to_string());
-    run_words(&["umoci", "insert", "--image", &image, &tree, target]).map(drop)
+/// Adds a folder as one layer. GNU tar packs it, so that the same folder makes the same layer: umoci's own `insert`
+/// keeps times and owners.
+fn insert(layout: &Path, tree: &Path) -> Result<()> {
+    let (image, archive) = (tagged(layout), tree.with_extension("tar"));
+    let (folder, archive) = (tree.display().to_string(), archive.display().to_string());
+    let same = [
+        "--sort=name",
+        "--mtime=@0",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+    ];
+    let pack = ["--create", "--file", &archive, "--directory", &folder, "."];
+    run_words(&[&["tar"], &same[..], &pack].concat())?;
+    run_words(&["umoci", "raw", "add-layer", "--image", &image, &archive])?;
+    std::fs::remove_file(&archive).with_context(|| format!("cannot remove {archive}"))
 }
 
 fn tagged(layout: &Path) -> String {

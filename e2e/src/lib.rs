@@ -10,7 +10,7 @@
 //! - whatever fails, the end is the same: containers, shims, daemons, mounts, cgroups, files, in that order;
 //! - processes are ended by id, after a look at what they are; servers listen on loopback only.
 //!
-//! Entry points: [`Scratch`], [`Engine`], [`Registry`], [`Client`], [`container::Cycle`], [`figures`].
+//! Entry points: [`Scratch`], [`Engine`], [`Registry`], [`Client`], [`container::Cycle`], [`Node`], [`figures`].
 
 pub mod client;
 pub mod container;
@@ -19,6 +19,7 @@ mod engine;
 pub mod figures;
 pub mod image;
 mod leftovers;
+pub mod node;
 pub mod programs;
 mod registry;
 mod scratch;
@@ -26,6 +27,7 @@ mod scratch;
 pub use client::Client;
 pub use daemon::Daemon;
 pub use engine::{Engine, Kind, Options};
+pub use node::Node;
 pub use programs::Programs;
 pub use registry::Registry;
 pub use scratch::Scratch;

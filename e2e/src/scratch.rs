@@ -89,6 +89,8 @@ impl Scratch {
         let mut found = leftovers::end_processes(&self.path)?;
         found.extend(leftovers::unmount(&self.path)?);
         found.extend(leftovers::remove_cgroups(&self.name()));
+        // Where the engine puts containers of its own services.
+        found.extend(leftovers::remove_cgroups(&format!("orlop/{}", self.name())));
         let above = self.path.parent().context("a scratch folder is in one")?;
         let above = Dir::open(above)?;
         remove_tree_beneath(&above, &Name::new(self.name())?)?;

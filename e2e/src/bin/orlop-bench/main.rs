@@ -1,22 +1,26 @@
 //! `make bench`: Orlop and Debian's containerd side by side, interleaved, on the same disk with the same runc.
 //!
-//! One line per figure: `ratio NAME VALUE goal GOAL`, VALUE being Orlop divided by containerd, or `value NAME VALUE UNIT
-//! goal GOAL` for absolute ones. Lines that begin with `#` say what is behind them: medians with least and most. Both
+//! One line per figure: `ratio NAME VALUE goal GOAL`, VALUE being Orlop divided by containerd, or `value NAME VALUE
+//! UNIT goal GOAL` for absolute ones. Lines that begin with `#` say what is behind them: medians with least and most. Both
 //! daemons are driven by one generated gRPC client, so that clients' differences do not count; figures that end in
 //! `_cli` compare the two command lines. A missed goal is a figure, not a failure; a figure that could not be taken is.
 
 mod collect;
 mod cri;
+mod cycles;
 mod memory;
 mod pull;
 mod report;
-mod run;
 mod samples;
 mod scale;
 mod sides;
 
+use std::io::Write;
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
-use clap::Parser;
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Parser};
 
 use report::Report;
 use sides::Sides;
@@ -29,7 +33,7 @@ struct Arguments {
     #[arg(long, env = "BENCH_ROUNDS", default_value_t = 5)]
     rounds: u32,
     /// Few rounds of less, in under three minutes
-    #[arg(long, env = "BENCH_QUICK", value_parser = clap::builder::FalseyValueParser::new(), action = clap::ArgAction::SetTrue)]
+    #[arg(long, env = "BENCH_QUICK", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     quick: bool,
     /// The image to pull; without one, 21 layers are made
     #[arg(long, env = "BENCH_IMAGE")]
@@ -65,7 +69,18 @@ const QUICK: Effort = Effort {
     layers: 10,
 };
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody may be there to read it.
+            writeln!(std::io::stderr(), "orlop-bench: {error:#}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments = Arguments::parse();
     let effort = match arguments.quick {
         true => QUICK,
@@ -92,8 +107,10 @@ async fn measure(arguments: &Arguments, effort: Effort) -> Result<()> {
         report.settle("memory", outcome)?;
     }
     if wanted("run") {
-        let outcome = run::measure(&sides, effort, &mut report).await;
+        let outcome = cycles::measure(&sides, effort, &mut report).await;
         report.settle("run", outcome)?;
+        let outcome = cycles::measure_by_hand(&sides, effort, &mut report);
+        report.settle("run by hand", outcome)?;
     }
     if wanted("collect") {
         let outcome = collect::measure(&sides, effort, &mut report).await;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use orlop_api::containerd::services::leases::v1::{CreateRequest, DeleteRequest};
 use orlop_e2e::container::Cycle;
+use orlop_e2e::figures::cpu_time;
 
 use crate::Effort;
 use crate::report::Report;
@@ -17,20 +18,21 @@ const AT_ONCE: [usize; 3] = [1, 2, 8];
 /// Holds what a cycle makes before its record is there, as a client's lease does.
 const LEASE: &str = "bench";
 
+/// With the generated client.
 pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) -> Result<()> {
     report.disk(sides)?;
     let mut rates: [[Samples; 2]; AT_ONCE.len()] = Default::default();
-    let mut by_hand: [Samples; 2] = Default::default();
+    let mut cpu: [Samples; 2] = Default::default();
     for round in 0..effort.rounds {
         for (samples, at_once) in rates.iter_mut().zip(AT_ONCE) {
             for index in sides.turns(round) {
-                let rate = rate(&sides.both[index], at_once, effort.containers, round).await?;
+                let side = &sides.both[index];
+                let before = cpu_time(side.engine.pid())?;
+                let rate = rate(side, at_once, effort.containers, round).await?;
                 samples[index].add(rate);
+                let used = cpu_time(side.engine.pid())? - before;
+                cpu[index].add_millis(used / u32::try_from(effort.containers)?);
             }
-        }
-        for index in sides.turns(round) {
-            let rate = rate_by_hand(sides, &sides.both[index], effort.containers / 2, round)?;
-            by_hand[index].add(rate);
         }
     }
     for (samples, at_once) in rates.iter().zip(AT_ONCE) {
@@ -41,7 +43,22 @@ pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) 
             ">=2",
         )?;
     }
-    report.ratio("run_rate_cli", &by_hand, "containers/s", ">=2")
+    let [ours, theirs] = cpu;
+    report.note(&format!(
+        "daemon and what it waited for, ms of processor each: orlop {ours}, containerd {theirs}"
+    ))
+}
+
+/// With the two command lines, one container after the other, as a person would.
+pub(crate) fn measure_by_hand(sides: &Sides, effort: Effort, report: &mut Report) -> Result<()> {
+    let mut rates: [Samples; 2] = Default::default();
+    for round in 0..effort.rounds {
+        for index in sides.turns(round) {
+            let side = &sides.both[index];
+            rates[index].add(rate_by_hand(sides, side, effort.containers / 2, round)?);
+        }
+    }
+    report.ratio("run_rate_cli", &rates, "containers/s", ">=2")
 }
 
 async fn rate(side: &Side, at_once: usize, count: usize, round: u32) -> Result<f64> {
@@ -72,7 +89,6 @@ async fn rate(side: &Side, at_once: usize, count: usize, round: u32) -> Result<f
     Ok(per_second(count, elapsed))
 }
 
-/// One after the other by the command line, as a person would.
 fn rate_by_hand(sides: &Sides, side: &Side, count: usize, round: u32) -> Result<f64> {
     let reference = &sides.reference;
     let started = Instant::now();
