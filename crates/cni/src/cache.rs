@@ -135,6 +135,33 @@ impl Cache {
         }
     }
 
+    /// Every network's entry for one interface of one container. Damaged files are passed over here: they name nothing
+    /// that could be taken down.
+    pub(crate) fn entries_of(
+        &self,
+        container: &AttachmentId,
+        interface: &str,
+    ) -> Result<Vec<Entry>, CacheFault> {
+        let ending = format!("-{container}-{interface}");
+        let Some(folder) = self.open()? else {
+            return Ok(Vec::new());
+        };
+        let mut entries = Vec::new();
+        for file in folder.entries()? {
+            let name = file?.name;
+            if !name.as_str().is_some_and(|name| name.ends_with(&ending)) {
+                continue;
+            }
+            // The ending alone may be another container's whose name ends alike.
+            let text = folder.read(&name, ENTRY_BYTES_MAX)?;
+            let entry: Option<Entry> = serde_json::from_slice(&text).ok();
+            entries.extend(entry.filter(|entry| {
+                entry.container == container.as_str() && entry.interface == interface
+            }));
+        }
+        Ok(entries)
+    }
+
     pub(crate) fn remove(
         &self,
         network: &str,

@@ -29,6 +29,6 @@ pub use config::{ConfigList, ListFault, Plugin};
 pub use error::Error;
 pub use exec::{Invocation, Plugins, Run, Runner};
 pub use id::{AttachmentId, AttachmentIdError};
-pub use network::{Attachment, Network, Settings};
+pub use network::{Attachment, Network, Settings, is_attached};
 pub use protocol::Command;
 pub use result::{Address, Dns, Interface, Outcome, Route};

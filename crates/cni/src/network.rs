@@ -146,43 +146,60 @@ impl<R: Runner> Network<R> {
         Ok((result, outcome))
     }
 
-    /// Detaches a container with the configuration, capabilities and result it was attached with, last plugin first.
-    /// Succeeds if it is not attached.
+    /// Detaches a container from every network it is attached to, each with the configuration, capabilities and result it
+    /// was attached with, last plugin first. The network may be another than today's: renamed, or replaced. Succeeds if
+    /// it is not attached.
     ///
     /// # Errors
     /// The first plugin that failed, after all of them have been asked. The cached attachment stays for the next try.
     pub fn del(&self, attachment: &Attachment<'_>) -> Result<(), Error> {
-        let entry = self.read(attachment)?;
-        let list = entry
-            .as_ref()
-            .and_then(|entry| ConfigList::parse(&entry.config_text()?, &self.list.path).ok());
-        let list = list.as_ref().unwrap_or(&self.list);
-        let mut attachment = attachment.clone();
-        let previous = entry.map(|entry| {
-            attachment.capabilities = entry.capability_args;
-            entry.result
-        });
-        let previous = previous.filter(|result| !result.is_null());
-        let mut first_error = None;
+        let entries = self
+            .cache
+            .entries_of(attachment.container, attachment.interface)
+            .map_err(|source| cache_error("read", attachment, source))?;
+        if entries.is_empty() {
+            // Nothing is known of it; an attachment of another engine would be found by the plugins.
+            return self.del_from(&self.list, attachment, None);
+        }
+        let mut outcome = Ok(());
+        for entry in entries {
+            let old = entry
+                .config_text()
+                .and_then(|text| ConfigList::parse(&text, &self.list.path).ok());
+            let attachment = Attachment {
+                capabilities: entry.capability_args,
+                ..attachment.clone()
+            };
+            let previous = Some(entry.result).filter(|result| !result.is_null());
+            let list = old.as_ref().unwrap_or(&self.list);
+            let gone = self
+                .del_from(list, &attachment, previous.as_ref())
+                .and_then(|()| {
+                    self.cache
+                        .remove(
+                            &entry.network_name,
+                            attachment.container,
+                            attachment.interface,
+                        )
+                        .map_err(|source| cache_error("remove", &attachment, source))
+                });
+            outcome = outcome.and(gone);
+        }
+        outcome
+    }
+
+    fn del_from(
+        &self,
+        list: &ConfigList,
+        attachment: &Attachment<'_>,
+        previous: Option<&Value>,
+    ) -> Result<(), Error> {
+        let mut outcome = Ok(());
         for plugin in list.plugins.iter().rev() {
-            if let Err(error) = self.run(
-                list,
-                plugin,
-                Command::Del,
-                Some(&attachment),
-                previous.as_ref(),
-                None,
-            ) {
-                first_error.get_or_insert(error);
-            }
+            let done = self.run(list, plugin, Command::Del, Some(attachment), previous, None);
+            outcome = outcome.and(done.map(drop));
         }
-        match first_error {
-            Some(error) => Err(error),
-            None => self
-                .cache
-                .remove(&self.list.name, attachment.container, attachment.interface)
-                .map_err(|source| cache_error("remove", &attachment, source)),
-        }
+        outcome
     }
 
     /// Asks every plugin whether the attachment is still as it was made. Nothing to ask before version 0.4.
@@ -294,6 +311,25 @@ impl<R: Runner> Network<R> {
             .read(&self.list.name, attachment.container, attachment.interface)
             .map_err(|source| cache_error("read", attachment, source))
     }
+}
+
+/// Whether any network has an attachment of this interface on record, whatever the configuration says by now.
+///
+/// # Errors
+/// The cache cannot be read.
+pub fn is_attached(
+    settings: &Settings,
+    container: &AttachmentId,
+    interface: &str,
+) -> Result<bool, Error> {
+    let entries = Cache::new(&settings.cache_folder).entries_of(container, interface);
+    entries
+        .map(|entries| !entries.is_empty())
+        .map_err(|source| Error::Cache {
+            operation: "read",
+            container: container.to_string(),
+            source,
+        })
 }
 
 fn cache_error(operation: &'static str, attachment: &Attachment<'_>, source: CacheFault) -> Error {
@@ -439,6 +475,25 @@ mod tests {
             8080
         );
         assert_eq!(asked[2].2["prevResult"]["ips"][0]["address"], "10.0.0.2/24");
+    }
+
+    #[test]
+    fn del_finds_the_attachment_of_a_network_that_has_another_name_by_now() {
+        let (bench, script) = (bench(), Script::default());
+        Network::load(bench.settings.clone(), &script)
+            .unwrap()
+            .add(&attachment(&bench))
+            .unwrap();
+        let other = r#"{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"a"}]}"#;
+        write(&bench.settings.config_folder.join("10.conflist"), other);
+        let network = Network::load(bench.settings.clone(), &script).unwrap();
+        assert!(is_attached(&bench.settings, &bench.container, "eth0").unwrap());
+        network.del(&attachment(&bench)).unwrap();
+        assert!(!is_attached(&bench.settings, &bench.container, "eth0").unwrap());
+        assert_eq!(commands(&script)[2..], ["DEL b", "DEL a"]);
+        assert_eq!(script.asked.lock().unwrap()[2].2["name"], "n");
+        network.del(&attachment(&bench)).unwrap();
+        assert_eq!(commands(&script)[4..], ["DEL a"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use orlop_cni::{Attachment, AttachmentId, Network, Plugins, Settings};
+use orlop_cni::{Attachment, AttachmentId, Network, Plugins, Settings, is_attached};
 use orlop_meta::Container;
 use orlop_sys::netns;
 use orlop_types::{ContainerId, Namespace};
@@ -71,9 +71,10 @@ pub(crate) fn detach(settings: &Settings, key: &TaskKey, path: &Path) -> Result<
         Ok(network) => network
             .del(&attachment(&unique(&key.namespace, &key.container), path))
             .map_err(|source| error(key, "detach", source)),
-        // Without a configuration nothing was attached, or nobody is left who could detach it.
+        // Without a configuration there is nobody to ask; that is no loss only if nothing is attached.
         Err(Error::Network { source, .. })
-            if matches!(*source, orlop_cni::Error::NoNetwork { .. }) =>
+            if matches!(*source, orlop_cni::Error::NoNetwork { .. })
+                && !is_on_record(settings, key)? =>
         {
             Ok(())
         }
@@ -84,6 +85,11 @@ pub(crate) fn detach(settings: &Settings, key: &TaskKey, path: &Path) -> Result<
         source,
     });
     detached.and(unpinned)
+}
+
+fn is_on_record(settings: &Settings, key: &TaskKey) -> Result<bool, Error> {
+    let id = unique(&key.namespace, &key.container);
+    is_attached(settings, &id, INTERFACE).map_err(|source| error(key, "detach", source))
 }
 
 fn load(
