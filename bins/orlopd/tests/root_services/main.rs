@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and starts its peers itself"
 )]
 
+mod collect;
 mod content;
 mod ctr;
 mod orlop;

@@ -24,8 +24,13 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further settings, as `section.key=value`.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let daemon = spawn(folder.path());
+        let daemon = spawn(folder.path(), settings);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -38,6 +43,19 @@ impl Server {
         };
         server.wait_until_it_listens();
         server
+    }
+
+    /// Ends the daemon as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+
+    /// Starts a daemon anew on the same folders.
+    pub(crate) fn restart(&mut self) {
+        std::fs::remove_file(self.socket()).unwrap();
+        self.daemon = spawn(self.folder.path(), &[]);
+        self.wait_until_it_listens();
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -113,13 +131,14 @@ impl Drop for Server {
     }
 }
 
-fn spawn(folder: &Path) -> Child {
+fn spawn(folder: &Path, settings: &[&str]) -> Child {
     let setting = |key: &str, path: &str| format!("engine.{key}={}", folder.join(path).display());
     Command::new(env!("CARGO_BIN_EXE_orlopd"))
         .args(["--set", &setting("root", "root")])
         .args(["--set", &setting("state", "state")])
         .args(["--set", &setting("socket", "orlop.sock")])
         .args(["--set", "engine.shutdown_grace=2s"])
+        .args(settings.iter().flat_map(|setting| ["--set", setting]))
         .stdin(Stdio::null())
         .spawn()
         .unwrap()

@@ -99,8 +99,10 @@ impl Ingest {
         let namespace = node::ensure_namespace(tx, self.view.namespace())?;
         match load_row(tx, &self.view, &self.reference) {
             Ok(row) if row.id == self.row.id => {
-                self.view.unbind(tx, namespace, row.id)?;
-                remove_row(tx, row.id)?;
+                tx.renaming(|| {
+                    self.view.unbind(tx, namespace, row.id)?;
+                    remove_row(tx, row.id)
+                })?;
             }
             // Collected, or aborted and begun anew, while the bytes were being synced: they are good all the same.
             Ok(_) | Err(Error::NotFound { .. }) => {}

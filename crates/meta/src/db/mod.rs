@@ -327,6 +327,14 @@ impl<'a> Tx<'a> {
         self.effects.borrow_mut().deletions += 1;
     }
 
+    /// Does `job`, whose removals are no reason to collect: what goes lives on under another name.
+    pub(crate) fn renaming<T>(&self, job: impl FnOnce() -> T) -> T {
+        let before = self.effects.borrow().deletions;
+        let done = job();
+        self.effects.borrow_mut().deletions = before;
+        done
+    }
+
     /// Notes that something was queued for the sweep.
     pub(crate) fn note_sweep(&self) {
         self.effects.borrow_mut().sweeps += 1;

@@ -103,8 +103,10 @@ impl Snapshots<'_> {
             self.view.bind(tx, namespace, existing)?;
             return Ok(false);
         };
-        self.view.unbind(tx, namespace, active.id)?;
-        rows::delete(tx, active.id)?;
+        tx.renaming(|| {
+            self.view.unbind(tx, namespace, active.id)?;
+            rows::delete(tx, active.id)
+        })?;
         tx.prepare_cached("INSERT INTO snapshots VALUES (?1, ?2, ?3, 3, 1, ?4, ?5, ?6, ?7, ?7)")
             .and_then(|mut insert| {
                 insert.execute(params![
