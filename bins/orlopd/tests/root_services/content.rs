@@ -98,7 +98,7 @@ async fn read(
 
 #[test]
 fn a_write_goes_from_stat_to_commit_and_can_be_read_in_ranges() {
-    let server = Server::start();
+    let server = Server::start_without_collection();
     server.block_on(async {
         let mut client = client(&server).await;
         let (mut writer, opened) =
@@ -126,7 +126,7 @@ fn a_write_goes_from_stat_to_commit_and_can_be_read_in_ranges() {
 
 #[test]
 fn offset_zero_starts_over_and_a_gap_is_out_of_range() {
-    let server = Server::start();
+    let server = Server::start_without_collection();
     server.block_on(async {
         let mut client = client(&server).await;
         let first = message(Write, 0, b"wrong");
@@ -141,7 +141,7 @@ fn offset_zero_starts_over_and_a_gap_is_out_of_range() {
 
 #[test]
 fn a_writer_that_leaves_keeps_its_bytes_for_the_next() {
-    let server = Server::start();
+    let server = Server::start_without_collection();
     server.block_on(async {
         let mut client = client(&server).await;
         let (writer, _) = Writer::open(&mut client, NAMESPACE, message(Write, 0, b"hel")).await;
@@ -161,7 +161,7 @@ fn a_writer_that_leaves_keeps_its_bytes_for_the_next() {
 
 #[test]
 fn a_reference_has_one_writer_in_a_namespace() {
-    let server = Server::start();
+    let server = Server::start_without_collection();
     server.block_on(async {
         let mut client = client(&server).await;
         let (first, _) = Writer::open(&mut client, NAMESPACE, message(Stat, 0, b"")).await;
@@ -176,7 +176,7 @@ fn a_reference_has_one_writer_in_a_namespace() {
 
 #[test]
 fn a_commit_of_other_bytes_than_expected_stores_nothing() {
-    let server = Server::start();
+    let server = Server::start_without_collection();
     server.block_on(async {
         let mut client = client(&server).await;
         for (digest, total) in [(EMPTY, 0), (HELLO, 4), (HELLO, 6)] {
@@ -201,7 +201,7 @@ fn a_commit_of_other_bytes_than_expected_stores_nothing() {
 
 #[test]
 fn expecting_a_blob_that_is_there_is_already_exists() {
-    let server = Server::start();
+    let server = Server::start_without_collection();
     server.block_on(async {
         let mut client = client(&server).await;
         let (_, stored) = Writer::open(&mut client, NAMESPACE, message(Commit, 0, b"hello")).await;
@@ -224,7 +224,7 @@ fn expecting_a_blob_that_is_there_is_already_exists() {
 
 #[test]
 fn bad_requests_are_told_apart() {
-    let server = Server::start();
+    let server = Server::start_without_collection();
     server.block_on(async {
         let mut client = client(&server).await;
         let nameless = client.info(Request::new(InfoRequest::default())).await;

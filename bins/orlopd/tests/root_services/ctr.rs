@@ -54,7 +54,7 @@ fn ctr_keeps_leases() {
 #[test]
 fn ctr_ingests_lists_reads_labels_and_removes_content() {
     // Nothing holds what ctr ingests: the collection after the start would take it.
-    let server = Server::start_with(&["gc.startup_delay=1h"]);
+    let server = Server::start_without_collection();
     let path = server.folder.path().join("blob");
     // Several messages of a write, and several pieces of a read.
     let bytes = "0123456789abcde\n".repeat(100_000);

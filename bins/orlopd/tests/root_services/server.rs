@@ -27,6 +27,11 @@ impl Server {
         Self::start_with(&[])
     }
 
+    /// For tests of what nothing holds: the first collection comes when they are long over.
+    pub(crate) fn start_without_collection() -> Self {
+        Self::start_with(&["gc.startup_delay=1h"])
+    }
+
     /// With further settings, as `section.key=value`.
     pub(crate) fn start_with(settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
