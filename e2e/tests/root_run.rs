@@ -19,6 +19,8 @@ fn output(node: &Node, options: &[&str], script: &str) -> String {
 #[test]
 fn a_command_ends_with_the_code_and_the_output_of_its_process() {
     let node = Node::start().unwrap();
+    // The first one fetches the image, and says so.
+    assert_eq!(output(&node, &[], "echo fetched"), "fetched\n");
     let answer = run(&node, &[], "echo out; echo err >&2; exit 7");
     assert_eq!(
         (answer.code, &*answer.stdout, &*answer.stderr),
@@ -103,7 +105,13 @@ fn a_detached_container_is_reached_by_its_name_until_it_is_removed() {
     assert!(steps.len() >= 3, "{steps:?}");
     assert!(steps.iter().all(|step| step["undone"] == false));
     let again = caller.orlop(&run).unwrap();
-    assert_eq!(again.code, 5, "a name is given once: {again:?}");
+    assert_eq!(again.code, 125, "a name is given once: {again:?}");
+    assert!(again.stderr.contains("already exists"), "{again:?}");
+    let snapshots = caller.orlop(&["snapshots", "ls"]).unwrap();
+    assert!(
+        snapshots.success().unwrap().contains("web"),
+        "the refused one takes nothing from the running one"
+    );
     assert_eq!(caller.orlop(&["rm", "web"]).unwrap().code, 5);
 
     caller.orlop(&["stop", "web"]).unwrap().success().unwrap();
@@ -125,7 +133,7 @@ fn the_cause_of_an_end_is_told_apart_from_its_number() {
     let caller = node.caller();
     let hungry = "x=a; while :; do x=$x$x$x; done";
     // Name, options, script, code, cause, wait status.
-    let table: [(&str, &[&str], &str, u32, &str, u32); 3] = [
+    let table: [(&str, &[&str], _, _, _, _); 3] = [
         (
             "hungry",
             &["--memory", "16m"],

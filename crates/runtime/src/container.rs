@@ -233,42 +233,49 @@ fn create(core: &Core, namespace: &Namespace, new: NewContainer) -> Result<Conta
     plain.leases().create(&lease, &expiry).map_err(failed)?;
     let leased = core.db.namespace(namespace).under(lease.clone());
     let made = make(core, namespace, &leased, &new);
-    if made.is_err() {
-        // Best effort: without its lease the next collection takes it anyway.
-        drop(
-            leased
-                .snapshots(&new.snapshotter)
-                .remove(&snapshot_key(&new.id)),
-        );
-    }
     let released = plain.leases().delete(&lease);
     let container = made?;
     released.map_err(failed)?;
     Ok(container)
 }
 
+/// Undoes only what it made itself: a snapshot that was there already is another container's, which may be running.
 fn make(
     core: &Core,
     namespace: &Namespace,
     leased: &View,
     new: &NewContainer,
 ) -> Result<Container, Error> {
-    let failed = |source| Error::Record {
-        container: new.id.to_string(),
-        attempt: "written",
-        source,
-    };
     check_binds(new)?;
     let key = snapshot_key(&new.id);
     let on_image = SnapshotOptions {
         parent: Some(new.image_snapshot.clone()),
         labels: Labels::new(),
     };
-    let mounts = leased
-        .snapshots(&new.snapshotter)
+    let snapshots = leased.snapshots(&new.snapshotter);
+    let mounts = snapshots
         .prepare(&key, &on_image)
-        .map_err(failed)?;
-    let user = user(new, &mounts)?;
+        .map_err(|source| Error::Record {
+            container: new.id.to_string(),
+            attempt: "written",
+            source,
+        })?;
+    let made = make_on(core, namespace, leased, new, &mounts);
+    if made.is_err() {
+        // Best effort: without its lease the next collection takes it anyway.
+        drop(snapshots.remove(&key));
+    }
+    made
+}
+
+fn make_on(
+    core: &Core,
+    namespace: &Namespace,
+    leased: &View,
+    new: &NewContainer,
+    mounts: &[Mount],
+) -> Result<Container, Error> {
+    let user = user(new, mounts)?;
     let mut options = new.options.clone();
     if new.attach_network {
         options.network = Network::Pinned(network::pinned_at(namespace, &new.id));
@@ -304,8 +311,13 @@ fn make(
     container.labels = labels(core, namespace, new)?;
     container.image.clone_from(&new.image);
     container.snapshotter = new.snapshotter.to_string();
-    container.snapshot_key = key.to_string();
-    leased.containers().create(&container).map_err(failed)
+    container.snapshot_key = snapshot_key(&new.id).to_string();
+    let created = leased.containers().create(&container);
+    created.map_err(|source| Error::Record {
+        container: new.id.to_string(),
+        attempt: "written",
+        source,
+    })
 }
 
 /// An OCI runtime would say so too, but only at the start, and not of which option.
