@@ -1,7 +1,15 @@
 //! `orlopd`: the node's container engine.
 //!
-//! This program is wiring: it reads the configuration, picks backends, answers signals and drains. Everything else is
-//! in the crates below.
+//! Purpose: wiring. It reads the configuration, picks backends, answers signals and drains.
+//!
+//! Non-goals: anything that another program could need as well; that is in the crates below.
+//!
+//! Invariants:
+//! - the stores are locked before the socket is taken, so a second daemon never takes it from the first;
+//! - nobody is served before the tasks of an earlier daemon have been adopted;
+//! - ending the daemon ends no container.
+//!
+//! Entry points: [`cli::run`], [`daemon::run`].
 
 mod cli;
 mod collect;

@@ -13,6 +13,8 @@
 //! - answers may come in any order; each stream is answered at most once;
 //! - a lost connection and a remote status are different errors.
 //!
+//! Entry points: [`server::Connection`], [`caller::Connection`], and `client::Client` with its feature.
+//!
 //! Source: `PROTOCOL.md` of github.com/containerd/ttrpc, version 1.2.
 
 pub mod caller;
