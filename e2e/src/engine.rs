@@ -67,7 +67,7 @@ impl Engine {
         let socket = folder.join("s.sock");
         let own = [
             format!("engine.root={}", root.display()),
-            format!("engine.state={}", folder.join("state").display()),
+            format!("engine.state={}", scratch.state_folder("orlop")?.display()),
             format!("engine.socket={}", socket.display()),
             "engine.shutdown_grace=2s".to_owned(),
         ];
@@ -86,7 +86,7 @@ impl Engine {
         let folder = scratch.folder("containerd")?;
         let root = options.root.clone().unwrap_or(folder.join("root"));
         let socket = folder.join("s.sock");
-        let (state, address) = (folder.join("state"), socket.display());
+        let (state, address) = (scratch.state_folder("containerd")?, socket.display());
         let config = format!(
             "version = 2\nroot = {root:?}\nstate = {state:?}\n[grpc]\naddress = \"{address}\"\n\
              [ttrpc]\naddress = \"{address}.ttrpc\"\n[plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n\

@@ -11,7 +11,11 @@ use crate::leftovers;
 const FOLDER_VARIABLE: &str = "ORLOP_E2E_DIR";
 const FOLDER_DEFAULT: &str = "/var/tmp";
 
-/// A folder with a short name of its own. Dropping it ends what still runs in it, unmounts and removes it.
+/// Where nodes keep what a reboot may take. Engines sync files there for nothing, but on a disk they would pay for it.
+const STATE_FOLDER: &str = "/run";
+
+/// A folder with a short name of its own, and one of the same name in `/run`. Dropping it ends what still runs in
+/// them, unmounts and removes them.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -58,6 +62,16 @@ impl Scratch {
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.path.join(name);
         Dir::create_all(&path, Mode::from_raw_mode(0o755))?;
+        Ok(path)
+    }
+
+    /// Makes a folder in memory, for what a reboot may take.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn state_folder(&self, name: &str) -> Result<PathBuf> {
+        let path = Path::new(STATE_FOLDER).join(self.name()).join(name);
+        Dir::create_all(&path, Mode::from_raw_mode(0o711))?;
         Ok(path)
     }
 

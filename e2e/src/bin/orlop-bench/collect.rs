@@ -10,11 +10,12 @@ use orlop_api::containerd::services::leases::v1::{CreateRequest, DeleteRequest};
 use orlop_api::containerd::services::snapshots::v1::{
     CommitSnapshotRequest, PrepareSnapshotRequest, StatSnapshotRequest,
 };
-use orlop_api::orlop::v1::GcRunRequest;
+use orlop_api::orlop::v1::GcStatusRequest;
 use orlop_e2e::Client;
 use orlop_e2e::client::SNAPSHOTTER;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
 
 use crate::Effort;
 use crate::report::Report;
@@ -28,6 +29,10 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 /// How long the writer runs alone, to know what it feels of the machine itself.
 const CALM: Duration = Duration::from_millis(300);
+
+/// How often and how long an engine is asked to forget an ingest whose writer has just gone.
+const ABORTS_MAX: u32 = 100;
+const ABORT_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 struct Figures {
@@ -65,11 +70,7 @@ pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) 
 
 /// Committed snapshots that only a lease holds.
 async fn fill(client: &Client) -> Result<()> {
-    let lease = CreateRequest {
-        id: LEASE.to_owned(),
-        ..CreateRequest::default()
-    };
-    client.leases().create(lease).await?;
+    lease(client, LEASE).await?;
     let mut snapshots = client.with_lease(LEASE)?.snapshots();
     for number in 0..SNAPSHOTS {
         let request = PrepareSnapshotRequest {
@@ -97,13 +98,15 @@ async fn collect(side: &Side) -> Result<(Duration, Option<Duration>)> {
         sync: true,
     };
     side.client.leases().delete(request).await?;
+    let elapsed = started.elapsed();
     let mut pause = None;
     if side.is_orlop() {
-        let answer = side.client.collection().run(GcRunRequest {}).await?;
-        let told = answer.into_inner().pause;
-        pause = told.and_then(|pause| Duration::try_from(pause).ok());
+        let request = GcStatusRequest::default();
+        let status = side.client.collection().status(request).await?.into_inner();
+        pause = status
+            .last_pause
+            .and_then(|told| Duration::try_from(told).ok());
     }
-    let elapsed = started.elapsed();
     let last = StatSnapshotRequest {
         snapshotter: SNAPSHOTTER.to_owned(),
         key: format!("collect-{}", SNAPSHOTS - 1),
@@ -115,13 +118,32 @@ async fn collect(side: &Side) -> Result<(Duration, Option<Duration>)> {
 
 /// The longest wait for the answer to one chunk of a download, without and with a collection.
 async fn stall(side: &Side, index: usize, figures: &mut Figures) -> Result<()> {
-    let mut download = Download::open(&side.client).await?;
+    // Held, as a pull holds its ingests: a collection takes those that nobody holds.
+    lease(&side.client, INGEST).await?;
+    let mut download = Download::open(&side.client.with_lease(INGEST)?).await?;
     let calm = download.write_until(tokio::time::sleep(CALM)).await?.0;
     let (worst, collected) = download.write_until(collect(side)).await?;
     collected?;
+    // The collection has left the ingest alone.
+    download.write().await?;
     figures.calm[index].add_millis(calm);
     figures.stall[index].add_millis(worst);
-    download.abort(&side.client).await
+    download.abort(&side.client).await?;
+    let request = DeleteRequest {
+        id: INGEST.to_owned(),
+        sync: false,
+    };
+    side.client.leases().delete(request).await?;
+    Ok(())
+}
+
+async fn lease(client: &Client, id: &str) -> Result<()> {
+    let request = CreateRequest {
+        id: id.to_owned(),
+        ..CreateRequest::default()
+    };
+    let made = client.leases().create(request).await;
+    made.map(drop).context("cannot make a lease")
 }
 
 /// An open ingest.
@@ -129,6 +151,8 @@ struct Download {
     sender: mpsc::Sender<WriteContentRequest>,
     answers: tonic::Streaming<orlop_api::containerd::services::content::v1::WriteContentResponse>,
     offset: i64,
+    /// A chunk was sent whose answer is still to come: a write that was given up is gone on with by the next one.
+    sent: bool,
 }
 
 impl Download {
@@ -147,6 +171,7 @@ impl Download {
             sender,
             answers,
             offset: 0,
+            sent: false,
         })
     }
 
@@ -165,16 +190,20 @@ impl Download {
     }
 
     async fn write(&mut self) -> Result<()> {
-        let request = WriteContentRequest {
-            action: WriteAction::Write.into(),
-            r#ref: INGEST.to_owned(),
-            offset: self.offset,
-            data: vec![0; CHUNK_BYTES].into(),
-            ..WriteContentRequest::default()
-        };
-        self.sender.send(request).await?;
+        if !self.sent {
+            let request = WriteContentRequest {
+                action: WriteAction::Write.into(),
+                r#ref: INGEST.to_owned(),
+                offset: self.offset,
+                data: vec![0; CHUNK_BYTES].into(),
+                ..WriteContentRequest::default()
+            };
+            self.sender.send(request).await?;
+            self.sent = true;
+        }
         let answer = self.answers.message().await.context("a write failed")?;
         self.offset = answer.context("the engine stopped listening")?.offset;
+        self.sent = false;
         Ok(())
     }
 
@@ -184,13 +213,14 @@ impl Download {
             r#ref: INGEST.to_owned(),
         };
         // The engine lets go of the writer only when it has seen its end.
-        for _ in 0..100 {
-            if client.content().abort(request.clone()).await.is_ok() {
-                return Ok(());
+        let mut outcome = client.content().abort(request.clone()).await;
+        for _ in 0..ABORTS_MAX {
+            match outcome.as_ref().map_err(Status::code) {
+                Ok(_) | Err(Code::NotFound) => return Ok(()),
+                Err(_) => tokio::time::sleep(ABORT_INTERVAL).await,
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            outcome = client.content().abort(request.clone()).await;
         }
-        client.content().abort(request).await?;
-        Ok(())
+        outcome.map(drop).context("cannot abort")
     }
 }

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Parser};
+use tokio::signal::unix::{SignalKind, signal};
 
 use report::Report;
 use sides::Sides;
@@ -93,7 +94,15 @@ fn run() -> Result<()> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(measure(&arguments, effort))
+        .block_on(async {
+            let mut ended = signal(SignalKind::terminate())?;
+            tokio::select! {
+                outcome = measure(&arguments, effort) => outcome,
+                // Dropping what was measured takes it away.
+                _ = ended.recv() => bail!("ended by SIGTERM"),
+                _ = tokio::signal::ctrl_c() => bail!("ended by SIGINT"),
+            }
+        })
 }
 
 async fn measure(arguments: &Arguments, effort: Effort) -> Result<()> {

@@ -38,13 +38,10 @@ pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) 
     };
     mount_all(&[mount], &memory)?;
     let options = Options {
-        settings: [
-            "gc.startup_delay=1h",
-            "gc.schedule_delay=1h",
-            "gc.mutations_max=100000000",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
+        // Nothing is removed while it is filled, so that no pass runs then.
+        settings: ["gc.startup_delay=0s", "gc.mutations_max=100000000"]
+            .map(str::to_owned)
+            .to_vec(),
         root: Some(memory.join("root")),
     };
     let engine = Engine::orlopd(&sides.programs, &scratch, &options)?;
