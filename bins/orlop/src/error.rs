@@ -122,6 +122,11 @@ impl CliError {
         matches!(self, Self::Call { status, .. } if status.code() == Code::NotFound)
     }
 
+    /// Whether the daemon says that asking again may help.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Call { status, .. } if status.code() == Code::Unavailable)
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Unreachable { .. } => exit::UNREACHABLE,
