@@ -63,7 +63,8 @@ impl Operation {
         }
     }
 
-    /// Forgets what this may change, performs it, and notes what was acknowledged. Gives whether it was answered.
+    /// Forgets what this may change, performs it, and notes what was acknowledged. Gives whether anybody
+    /// was there to ask.
     fn perform(&self, caller: &Caller, known: &mut Known) -> bool {
         let words: Vec<&str> = match self {
             Self::Pull(image) => vec!["pull", image],
@@ -84,6 +85,10 @@ impl Operation {
             Self::Collect => {}
         }
         let answer = caller.orlop(&words).unwrap();
+        if answer.stderr.contains("cannot reach the daemon") {
+            *known = before;
+            return false;
+        }
         let done = answer.code == 0;
         match self {
             Self::Pull(image) if done => drop(known.images.insert(image.clone(), true)),
@@ -97,14 +102,14 @@ impl Operation {
             Self::Run(name, _) if before.containers.get(*name) == Some(&true) => {
                 assert_ne!(answer.code, 0, "{name} was there already");
                 // Refused or cut off: the one that has the name keeps it.
-                *known = before;
+                known.containers.insert((*name).to_owned(), true);
             }
             Self::Remove(name) if done || answer.code == 3 => {
                 known.containers.insert((*name).to_owned(), false);
             }
             Self::Pull(_) | Self::Untag(_) | Self::Run(..) | Self::Remove(_) | Self::Collect => {}
         }
-        !answer.stderr.contains("cannot be reached") && !answer.stderr.contains("cannot connect")
+        true
     }
 }
 
