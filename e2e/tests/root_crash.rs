@@ -162,6 +162,15 @@ fn remove_everything(caller: &Caller) {
         let name = record["name"].as_str().unwrap();
         caller.orlop(&["rmi", name]).unwrap().success().unwrap();
     }
+    // A creation that was cut off leaves its lease, which would end in an hour.
+    for record in caller.json(&["leases", "ls"]).unwrap().as_array().unwrap() {
+        let lease = record["id"].as_str().unwrap();
+        caller
+            .orlop(&["leases", "rm", lease])
+            .unwrap()
+            .success()
+            .unwrap();
+    }
 }
 
 #[test]
