@@ -259,7 +259,9 @@ impl Node {
             .map(|(pid, line)| format!("process {pid}: {line}"))
             .collect();
         let table = MountTable::read().context("cannot read the mount table")?;
+        let state = Path::new("/run").join(self.scratch.name());
         let mounts = table.beneath(self.scratch.path());
+        let mounts = mounts.chain(table.beneath(&state));
         found.extend(mounts.map(|mount| format!("mount {}", mount.mountpoint.display())));
         found.extend(
             self.cgroups()
