@@ -9,6 +9,7 @@ use orlop_api::containerd::services::content::v1::{
     ListContentRequest, WriteAction, WriteContentRequest,
 };
 use orlop_api::containerd::services::images::v1::{CreateImageRequest, Image, ListImagesRequest};
+use orlop_api::containerd::services::leases::v1::{CreateRequest, DeleteRequest};
 use orlop_api::containerd::types::Descriptor;
 use orlop_api::orlop::v1::GcRunRequest;
 use orlop_e2e::figures::pss_bytes;
@@ -26,6 +27,7 @@ use crate::sides::Sides;
 const BLOBS_OF_IMAGE: usize = 10;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const WRITERS: usize = 32;
+const LEASE: &str = "fill";
 
 pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) -> Result<()> {
     let scratch = Scratch::new()?;
@@ -38,7 +40,7 @@ pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) 
     };
     mount_all(&[mount], &memory)?;
     let options = Options {
-        // Nothing is removed while it is filled, so that no pass runs then.
+        // A pass that is asked for waits for these delays.
         settings: ["gc.startup_delay=0s", "gc.mutations_max=100000000"]
             .map(str::to_owned)
             .to_vec(),
@@ -47,11 +49,18 @@ pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) 
     let engine = Engine::orlopd(&sides.programs, &scratch, &options)?;
     let client = engine.client().await?;
     let filled = Instant::now();
+    let holding = client.with_lease(LEASE)?;
+    lease(&client).await?;
     stream::iter(0..effort.images)
-        .map(|number| add_image(&client, number))
+        .map(|number| add_image(&holding, number))
         .buffer_unordered(WRITERS)
         .try_collect::<()>()
         .await?;
+    let request = DeleteRequest {
+        id: LEASE.to_owned(),
+        sync: true,
+    };
+    client.leases().delete(request).await?;
     let blobs = effort.images * BLOBS_OF_IMAGE;
     let filled = filled.elapsed().as_secs_f64();
     report.note(&format!(
@@ -133,6 +142,16 @@ async fn list_blobs(client: &Client) -> Result<usize> {
         count += page.info.len();
     }
     Ok(count)
+}
+
+/// Holds blobs until the image that needs them is there.
+async fn lease(client: &Client) -> Result<()> {
+    let request = CreateRequest {
+        id: LEASE.to_owned(),
+        ..CreateRequest::default()
+    };
+    let made = client.leases().create(request).await;
+    made.map(drop).context("cannot make a lease")
 }
 
 /// A manifest, the blobs its labels name, and an image of it.
