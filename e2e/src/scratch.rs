@@ -100,14 +100,19 @@ impl Scratch {
     }
 
     fn remove(&self) -> Result<Vec<String>> {
-        let mut found = leftovers::end_processes(&self.path)?;
-        found.extend(leftovers::unmount(&self.path)?);
-        found.extend(leftovers::remove_cgroups(&self.name()));
-        // Where the engine puts containers of its own services.
-        found.extend(leftovers::remove_cgroups(&format!("orlop/{}", self.name())));
+        let name = self.name();
         let above = self.path.parent().context("a scratch folder is in one")?;
-        let above = Dir::open(above)?;
-        remove_tree_beneath(&above, &Name::new(self.name())?)?;
+        let folders = [Path::new(STATE_FOLDER), above];
+        let mut found = leftovers::end_processes(&self.path)?;
+        for folder in folders {
+            found.extend(leftovers::unmount(&folder.join(&name))?);
+        }
+        found.extend(leftovers::remove_cgroups(&name));
+        // Where the engine puts containers of its own services.
+        found.extend(leftovers::remove_cgroups(&format!("orlop/{name}")));
+        for folder in folders {
+            remove_tree_beneath(&Dir::open(folder)?, &Name::new(&name)?)?;
+        }
         Ok(found)
     }
 }
