@@ -9,8 +9,8 @@
 //! - no byte of a layer is trusted before its diff id matched, and nothing unpacked from it leaves its root;
 //! - every size that an image states is checked against a limit before memory or disk follows it.
 //!
-//! Entry points: [`images::Images`] for whole operations, [`apply`] and [`diff`] for layers, [`layer`] and [`compression`] for their bytes, [`model`] for manifests,
-//! [`archive`] for export and import.
+//! Entry points: [`images::Images`] for whole operations, [`apply`] and [`diff`] for layers, [`layer`] and
+//! [`compression`] for their bytes, [`model`] for manifests, [`archive`] for export and import.
 
 pub mod apply;
 pub mod archive;
@@ -19,4 +19,3 @@ pub mod diff;
 pub mod images;
 pub mod layer;
 pub mod model;
-pub mod mounts;

@@ -35,6 +35,9 @@ pub const AUTO_REMOVE_LABEL: &str = "orlop.dev/auto-remove";
 /// The label of containers whose tasks get a network of their own by CNI.
 pub const NETWORK_LABEL: &str = "orlop.dev/network";
 
+/// What the leases of creations are called.
+const LEASE_PREFIX: &str = "orlop-create-";
+
 /// How long the lease of an interrupted creation keeps its snapshot.
 const LEASE_DURATION: Duration = Duration::from_secs(3600);
 
@@ -174,6 +177,20 @@ pub(crate) fn remove(core: &Core, namespace: &Namespace, id: &ContainerId) -> Re
     }
 }
 
+/// Releases the leases of creations that a dead daemon did not finish, so that their names are free again. To be called
+/// before this daemon makes containers.
+pub(crate) fn release_leases(core: &Core) -> Result<(), orlop_meta::Error> {
+    for namespace in core.db.namespaces().list()? {
+        let view = core.db.namespace(&namespace.name);
+        for lease in view.leases().list(&[])? {
+            if lease.id.as_str().starts_with(LEASE_PREFIX) {
+                view.leases().delete(&lease.id)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Removes logs whose container is gone. What cannot be removed is said and left for the next start.
 pub(crate) fn sweep_logs(core: &Core) {
     let Ok(namespaces) = std::fs::read_dir(&core.settings.log_folder) else {
@@ -225,6 +242,7 @@ fn create(core: &Core, namespace: &Namespace, new: NewContainer) -> Result<Conta
         source,
     };
     let plain = core.db.namespace(namespace);
+    refuse_taken(&plain, &new.id)?;
     let lease = lease(core, &new.id);
     let expiry = expiry(core.now()).map_err(|source| Error::Label {
         container: new.id.to_string(),
@@ -237,6 +255,21 @@ fn create(core: &Core, namespace: &Namespace, new: NewContainer) -> Result<Conta
     let container = made?;
     released.map_err(failed)?;
     Ok(container)
+}
+
+/// Says so before anything is made; of two creations at once the database refuses the later one.
+fn refuse_taken(view: &View, id: &ContainerId) -> Result<(), Error> {
+    match view.containers().find(id) {
+        Ok(_there) => Err(Error::ContainerExists {
+            container: id.to_string(),
+        }),
+        Err(error) if error.kind() == orlop_meta::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::Record {
+            container: id.to_string(),
+            attempt: "read",
+            source,
+        }),
+    }
 }
 
 /// Undoes only what it made itself: a snapshot that was there already is another container's, which may be running.
@@ -382,7 +415,7 @@ fn lease(core: &Core, id: &ContainerId) -> LeaseId {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_nanos();
-    LeaseId::new(format!("orlop-create-{id}-{nanos}"))
+    LeaseId::new(format!("{LEASE_PREFIX}{id}-{nanos}"))
         .expect("an id and digits make a lease's name")
 }
 

@@ -48,6 +48,12 @@ pub enum Error {
         /// Where the task is; names the step if it is still being created.
         phase: String,
     },
+    /// The name is taken.
+    #[error("container {container:?} exists already")]
+    ContainerExists {
+        /// The container.
+        container: String,
+    },
     /// The request does not fit where the task is.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -215,6 +221,7 @@ impl Error {
         match self {
             Self::NoTask { .. } => "ORL-E6001",
             Self::TaskExists { .. } => "ORL-E6002",
+            Self::ContainerExists { .. } => "ORL-E6018",
             Self::Refused(_) => "ORL-E6003",
             Self::Spec { .. } => "ORL-E6004",
             Self::User { .. } => "ORL-E6005",
@@ -241,7 +248,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoTask { .. } => ErrorKind::NotFound,
-            Self::TaskExists { .. } => ErrorKind::AlreadyExists,
+            Self::TaskExists { .. } | Self::ContainerExists { .. } => ErrorKind::AlreadyExists,
             Self::Refused(_) => ErrorKind::FailedPrecondition,
             Self::Spec { .. }
             | Self::User { .. }

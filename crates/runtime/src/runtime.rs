@@ -100,6 +100,16 @@ impl Runtime {
             }
         }
         let core = Arc::clone(&self.core);
+        let released =
+            blocking::run("release leases", move || container::release_leases(&core)).await;
+        released
+            .map_err(Error::Daemon)?
+            .map_err(|source| Error::Record {
+                container: "*".to_owned(),
+                attempt: "read",
+                source,
+            })?;
+        let core = Arc::clone(&self.core);
         blocking::run("sweep logs", move || container::sweep_logs(&core))
             .await
             .map_err(Error::Daemon)?;

@@ -1,26 +1,18 @@
-//! `containerd.services.diff.v1`. Making layers from two lists of mounts is not there yet.
+//! `containerd.services.diff.v1`: layers onto mounts, and mounts into layers.
 
 use orlop_api::containerd::services::diff::v1 as api;
 use orlop_api::containerd::services::diff::v1::diff_server::Diff;
-use orlop_api::containerd::types;
-use orlop_base::blocking;
-use orlop_image::apply::{Applied, ApplyOptions};
-use orlop_image::mounts::apply_to_mounts;
-use orlop_types::Mount;
+use orlop_image::images::{ApplyDiffRequest, CreateDiffRequest, Images};
 use tonic::{Request, Response, Status};
 
 use crate::request;
 use crate::status;
-use crate::store::Store;
-use crate::translate::{descriptor, mount, required, signed};
+use crate::transfers::scope;
+use crate::translate::{descriptor, descriptor_message, labels, mount, required};
 
-/// The type of what a layer is once it is unpacked.
-const UNCOMPRESSED_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-
-/// Unpacks layers of the caller's namespace.
-#[derive(Debug)]
+/// Unpacks and makes layers of the caller's namespace.
 pub(crate) struct DiffService {
-    pub(crate) store: Store,
+    pub(crate) images: Images,
 }
 
 #[tonic::async_trait]
@@ -30,36 +22,35 @@ impl Diff for DiffService {
         request: Request<api::ApplyRequest>,
     ) -> Result<Response<api::ApplyResponse>, Status> {
         let (caller, wanted) = request::open(request)?;
-        let layer = descriptor(required(wanted.diff, "diff")?)?;
-        let mounts: Vec<Mount> = wanted.mounts.into_iter().map(mount).collect();
-        let blob = self
-            .store
-            .run(caller, move |view| view.content().open(&layer.digest))
-            .await?;
         // Whatever `sync_fs` says: a snapshot's files are synced when it is committed.
-        let unpack = move || apply_to_mounts(blob, &mounts, &ApplyOptions::default());
-        let applied = blocking::run_long("unpack a layer", unpack)
-            .await
-            .map_err(|error| status::of_blocking(&error))?
-            .map_err(|error| status::of_apply(&error))?;
+        let apply = ApplyDiffRequest {
+            layer: descriptor(required(wanted.diff, "diff")?)?,
+            mounts: wanted.mounts.into_iter().map(mount).collect(),
+        };
+        let applied = self.images.apply_diff(&scope(caller), apply).await;
+        let applied = applied.map_err(|error| status::of_image(&error))?;
         Ok(Response::new(api::ApplyResponse {
-            applied: Some(applied_message(&applied)),
+            applied: Some(descriptor_message(applied.applied)),
         }))
     }
 
     async fn diff(
         &self,
-        _: Request<api::DiffRequest>,
+        request: Request<api::DiffRequest>,
     ) -> Result<Response<api::DiffResponse>, Status> {
-        Err(Status::unimplemented("making a layer from mounts"))
-    }
-}
-
-fn applied_message(applied: &Applied) -> types::Descriptor {
-    types::Descriptor {
-        media_type: UNCOMPRESSED_LAYER.to_owned(),
-        digest: applied.diff_id.to_string(),
-        size: signed(applied.uncompressed_size),
-        ..types::Descriptor::default()
+        let (caller, wanted) = request::open(request)?;
+        // `ref` names the ingest in containerd; here the bytes never stand under a name that a client chose.
+        let create = CreateDiffRequest {
+            lower: wanted.left.into_iter().map(mount).collect(),
+            upper: wanted.right.into_iter().map(mount).collect(),
+            media_type: Some(wanted.media_type).filter(|media_type| !media_type.is_empty()),
+            labels: labels(wanted.labels)?,
+            source_date_seconds: wanted.source_date_epoch.map(|epoch| epoch.seconds),
+        };
+        let created = self.images.create_diff(&scope(caller), create).await;
+        let created = created.map_err(|error| status::of_image(&error))?;
+        Ok(Response::new(api::DiffResponse {
+            diff: Some(descriptor_message(created)),
+        }))
     }
 }

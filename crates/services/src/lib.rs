@@ -149,6 +149,9 @@ fn running(routes: &mut RoutesBuilder, store: &store::Store, parts: &Parts) {
         images: parts.images.clone(),
         clock: parts.db.clock().clone(),
     };
+    let diff = diff::DiffService {
+        images: parts.images.clone(),
+    };
     let transfers = transfers::TransfersService {
         images: parts.images.clone(),
     };
@@ -158,6 +161,7 @@ fn running(routes: &mut RoutesBuilder, store: &store::Store, parts: &Parts) {
     };
     routes
         .add_service(limited!(ContainersServer::new(containers)))
+        .add_service(limited!(DiffServer::new(diff)))
         .add_service(limited!(TransfersServer::new(transfers)))
         .add_service(limited!(TasksServer::new(tasks)))
         .add_service(limited!(WorkloadsServer::new(workloads)));
@@ -193,9 +197,6 @@ fn records(routes: &mut RoutesBuilder, store: &store::Store) {
         .add_service(limited!(SnapshotsServer::new(
             snapshots::SnapshotsService { store: store() }
         )))
-        .add_service(limited!(DiffServer::new(diff::DiffService {
-            store: store()
-        })))
         .add_service(limited!(StoreServer::new(sandboxes::SandboxesService {
             store: store()
         })))

@@ -6,7 +6,6 @@
 use std::error::Error as StdError;
 
 use orlop_base::blocking::BlockingError;
-use orlop_image::mounts::MountsError;
 use orlop_meta::ErrorKind;
 use tonic::{Code, Status};
 
@@ -192,17 +191,6 @@ pub(crate) fn of_image(error: &orlop_image::images::Error) -> Status {
             );
             Code::Internal
         }
-    };
-    coded(code, error.code(), &chain(error))
-}
-
-/// What unpacking a layer says.
-pub(crate) fn of_apply(error: &MountsError) -> Status {
-    let code = match error {
-        MountsError::Unsupported { .. } => Code::InvalidArgument,
-        MountsError::Folder { .. } => Code::FailedPrecondition,
-        MountsError::Apply(cause) if cause.is_disk_full() => Code::ResourceExhausted,
-        MountsError::Apply(_) => Code::InvalidArgument,
     };
     coded(code, error.code(), &chain(error))
 }

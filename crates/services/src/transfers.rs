@@ -154,7 +154,8 @@ impl ImagesRpc for TransfersService {
     }
 }
 
-fn scope(caller: Caller) -> Scope {
+/// On whose behalf an operation on images is done.
+pub(crate) fn scope(caller: Caller) -> Scope {
     Scope {
         namespace: caller.namespace,
         lease: caller.lease,

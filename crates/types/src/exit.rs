@@ -222,6 +222,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table with one row per case")]
     fn the_cause_follows_from_the_counters() {
         let none = [group(Some(0), 0), group(Some(0), 0)];
         let own_limit = [group(Some(1), 1), group(Some(0), 0)];

@@ -166,6 +166,10 @@ impl Actor {
                     // A caller that left wants no answer.
                     drop(answer.send(outcome));
                 }
+                Some(Message::Happened(Event::Recovered { .. })) => {
+                    self.connection_lost().await;
+                    self.report_failure();
+                }
                 Some(Message::Happened(event)) => {
                     self.take(event).await;
                     self.report_failure();
@@ -177,6 +181,26 @@ impl Actor {
             }
         }
         self.core.forget(&self.key);
+    }
+
+    /// The connection to the shim has ended. That alone does not mean that the shim is dead: this daemon may be ending,
+    /// and then containers go on. Only a shim that does not answer any more has its container ended.
+    async fn connection_lost(&mut self) {
+        let ending = self.core.tasks.token();
+        if ending.is_cancelled() {
+            return;
+        }
+        self.shim = self.reconnect().await;
+        if ending.is_cancelled() {
+            return;
+        }
+        if self.shim.is_some() {
+            self.watch_exit();
+            self.show();
+        } else {
+            let shim_answers = false;
+            self.take(Event::Recovered { shim_answers }).await;
+        }
     }
 
     /// Whether the record is deleted and nothing is left to do.
