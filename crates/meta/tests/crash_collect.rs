@@ -194,7 +194,7 @@ fn say(what: &str, name: &str) {
 #[derive(Default)]
 struct Known {
     images: BTreeSet<String>,
-    /// May be there or not.
+    /// May be there or not, and may be there in part.
     removing: BTreeSet<String>,
 }
 
@@ -245,13 +245,14 @@ impl Known {
         let (images, bytes) = held(&view);
         for name in &images {
             assert!(
-                self.images.contains(name) || is_late(name, round),
+                self.images.contains(name) || self.removing.contains(name) || is_late(name, round),
                 "round {round}: {name}"
             );
         }
         check_disk(&db, &bytes, round);
-        self.removing.clear();
-        self.images.clone_from(&images);
+        // What was being removed may have lost its container, and with it the container's snapshot: nothing says any more
+        // that it is whole.
+        self.images = images.difference(&self.removing).cloned().collect();
         images.len()
     }
 }

@@ -32,8 +32,11 @@ pub const LOG_LABEL: &str = "orlop.dev/log-path";
 /// The label of containers that are to be removed when their task ends.
 pub const AUTO_REMOVE_LABEL: &str = "orlop.dev/auto-remove";
 
-/// The label of containers whose tasks get a network of their own by CNI.
+/// The label that says where a container's network comes from: `host`, `none` or `cni`.
 pub const NETWORK_LABEL: &str = "orlop.dev/network";
+
+/// The value of that label for containers whose tasks get a network of their own by CNI.
+pub(crate) const NETWORK_CNI: &str = "cni";
 
 /// What the leases of creations are called.
 const LEASE_PREFIX: &str = "orlop-create-";
@@ -390,9 +393,12 @@ fn labels(core: &Core, namespace: &Namespace, new: &NewContainer) -> Result<Labe
     if new.auto_remove {
         labels.insert(AUTO_REMOVE_LABEL, "true").map_err(failed)?;
     }
-    if new.attach_network {
-        labels.insert(NETWORK_LABEL, "cni").map_err(failed)?;
-    }
+    let network = match (&new.options.network, new.attach_network) {
+        (_, true) | (Network::Pinned(_), false) => NETWORK_CNI,
+        (Network::Host, false) => "host",
+        (Network::None, false) => "none",
+    };
+    labels.insert(NETWORK_LABEL, network).map_err(failed)?;
     Ok(labels)
 }
 

@@ -49,7 +49,7 @@ pub enum Error {
         phase: String,
     },
     /// The name is taken.
-    #[error("container {container:?} exists already")]
+    #[error("container {container:?} already exists")]
     ContainerExists {
         /// The container.
         container: String,

@@ -12,7 +12,7 @@ use orlop_types::{ContainerId, Namespace};
 
 use crate::Error;
 use crate::actor::TaskKey;
-use crate::container::NETWORK_LABEL;
+use crate::container::{NETWORK_CNI, NETWORK_LABEL};
 
 /// Where `ip netns` looks.
 const NAMESPACES_FOLDER: &str = "/run/netns";
@@ -22,10 +22,8 @@ const INTERFACE: &str = "eth0";
 
 /// Where a task's network namespace is to be pinned, if its container asks for one.
 pub(crate) fn namespace_path(key: &TaskKey, container: &Container) -> Option<PathBuf> {
-    container
-        .labels
-        .value(NETWORK_LABEL)
-        .map(|_mode| pinned_at(&key.namespace, &key.container))
+    let mode = container.labels.value(NETWORK_LABEL)?;
+    (mode == NETWORK_CNI).then(|| pinned_at(&key.namespace, &key.container))
 }
 
 /// Where the network namespace of a container is pinned.

@@ -14,8 +14,8 @@ use orlop_base::blocking;
 use orlop_base::clock::SharedClock;
 use orlop_image::images::Images;
 use orlop_meta::Container;
-use orlop_runtime::Runtime;
 use orlop_runtime::logs::{LogEntry, LogReader, LogStream};
+use orlop_runtime::{NETWORK_LABEL, Runtime};
 use orlop_types::exit::ExitRecord;
 use orlop_types::{ContainerId, Namespace};
 use tonic::{Request, Response, Status};
@@ -98,9 +98,11 @@ impl Containers for WorkloadsService {
             .map(|path| path.to_string_lossy().into_owned())
             .unwrap_or_default();
         let last = Runtime::last_task(&container);
+        let network = network(&container);
         let mut answer = api::InspectResponse {
             container: Some(containers::message(container)),
             log_path,
+            network,
             ..api::InspectResponse::default()
         };
         // A container without a task, and a shim that does not answer, leave their fields empty.
@@ -116,7 +118,7 @@ impl Containers for WorkloadsService {
                 .unwrap_or_default();
             answer.transitions = transitions.iter().map(ending::transition).collect();
             answer.shim_pid = self.runtime.shim_pid(&namespace, &id).await.unwrap_or(0);
-            answer.network = self.network(&namespace, &id);
+            self.add_addresses(&namespace, &id, &mut answer.network);
         } else if let Some(last) = last {
             let pid = |record: &ExitRecord| u32::try_from(record.pid).unwrap_or(0);
             answer.exit = last
@@ -145,14 +147,20 @@ impl Containers for WorkloadsService {
 }
 
 impl WorkloadsService {
-    /// The network of a running task, if it has one of its own.
-    fn network(&self, namespace: &Namespace, id: &ContainerId) -> Option<api::ContainerNetwork> {
-        let (path, addresses) = self.runtime.network(namespace, id).ok()??;
-        Some(api::ContainerNetwork {
-            mode: api::Network::Cni.into(),
-            namespace_path: path.to_string_lossy().into_owned(),
-            addresses,
-        })
+    /// What a running task with a network of its own has been given.
+    fn add_addresses(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        network: &mut Option<api::ContainerNetwork>,
+    ) {
+        let (Ok(Some((path, addresses))), Some(network)) =
+            (self.runtime.network(namespace, id), network)
+        else {
+            return;
+        };
+        network.namespace_path = path.to_string_lossy().into_owned();
+        network.addresses = addresses;
     }
 
     async fn record(&self, caller: Caller, id: &ContainerId) -> Result<Container, Status> {
@@ -161,6 +169,20 @@ impl WorkloadsService {
             .run(caller, move |view| view.containers().find(&id))
             .await
     }
+}
+
+/// Where a container's network comes from; `None` for containers of other clients.
+fn network(container: &Container) -> Option<api::ContainerNetwork> {
+    let mode = match container.labels.value(NETWORK_LABEL)? {
+        "host" => api::Network::Host,
+        "none" => api::Network::None,
+        "cni" => api::Network::Cni,
+        _ => api::Network::Unspecified,
+    };
+    Some(api::ContainerNetwork {
+        mode: mode.into(),
+        ..api::ContainerNetwork::default()
+    })
 }
 
 /// A log being read.

@@ -73,6 +73,9 @@ pub struct ApplyTarget {
 pub struct ApplyOptions {
     /// The digest of the uncompressed stream that the image's config promises.
     pub expected_diff_id: Option<Digest>,
+    /// The digest of the blob itself has been verified, so that where it ends is where it should. Otherwise a layer
+    /// without an expected diff id has to have an end marker.
+    pub is_blob_verified: bool,
     /// What the blob may expand to.
     pub bounds: Bounds,
     /// What the stream may ask for.
@@ -164,8 +167,10 @@ fn apply_stream(
             let (expected, actual) = (Box::new(*expected), Box::new(diff_id));
             return Err(ApplyError::WrongDiffId { expected, actual });
         }
-        (None, Some(EndMarker::Missing) | None) => return Err(ApplyError::Incomplete),
-        (Some(_), _) | (None, Some(EndMarker::Present)) => {}
+        (None, Some(EndMarker::Missing) | None) if !options.is_blob_verified => {
+            return Err(ApplyError::Incomplete);
+        }
+        (Some(_) | None, _) => {}
     }
     let (deferred, attributes_ignored) = applier.finish()?;
     Ok(Applied {

@@ -148,6 +148,8 @@ fn apply(
     };
     let options = ApplyOptions {
         cancel: Some(cancel),
+        // Only verified blobs are in the store.
+        is_blob_verified: true,
         ..ApplyOptions::default()
     };
     let applied = apply_layer(blob, &target, &options).map_err(Error::unpack(layer.digest))?;

@@ -144,15 +144,26 @@ impl<R: BufRead> LayerReader<R> {
         self.data_left = self.data_left.saturating_sub(count as u64);
     }
 
+    /// Passes over what is left of an entry. Its padding may be missing at the very end of the stream: umoci writes such
+    /// layers, and no byte of a file is lost with it.
     fn skip_rest(&mut self) -> Result<(), TarError> {
-        self.data_left += std::mem::take(&mut self.padding);
-        loop {
+        while self.data_left > 0 {
             let count = self.chunk()?.len();
-            if count == 0 {
-                return Ok(());
-            }
             self.consume(count);
         }
+        let mut padding = std::mem::take(&mut self.padding);
+        while padding > 0 {
+            let available = fill(&mut self.input, self.position)?.len() as u64;
+            if available == 0 {
+                return Ok(());
+            }
+            let count = available.min(padding);
+            self.input
+                .consume(usize::try_from(count).unwrap_or(BLOCK_BYTES));
+            self.position += count;
+            padding -= count;
+        }
+        Ok(())
     }
 
     /// The next block that is a header; `None` at the end of the entries.

@@ -106,6 +106,10 @@ impl Schedule {
     /// What to do now.
     #[must_use]
     pub fn next(&self, now: Moment, signals: &Signals) -> Next {
+        // Somebody waits for it: no delay that is meant to gather changes applies.
+        if signals.requested {
+            return Next::Collect;
+        }
         let Some(last_end) = self.last_end else {
             let first = self.started + self.policy.startup_delay;
             return after(first, now.boottime, Next::Collect);
@@ -113,7 +117,7 @@ impl Schedule {
         let policy = &self.policy;
         let enough =
             policy.deletion_threshold > 0 && signals.deletions >= policy.deletion_threshold;
-        if signals.requested || enough {
+        if enough {
             return after(
                 last_end + policy.schedule_delay,
                 now.boottime,

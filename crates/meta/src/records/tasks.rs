@@ -1,4 +1,7 @@
 //! Tasks: the runtime's own record of what runs, written before each outside effect and replayed after a restart.
+//!
+//! Written without waiting for the disk: a record is there after a crash of the daemon, and a power cut ends the tasks
+//! themselves, so that an older record, or none, is as true as the newest.
 
 use std::time::SystemTime;
 
@@ -118,7 +121,7 @@ impl<'a> Tasks<'a> {
     /// `AlreadyExists`, `NotFound` for the container, `Database`.
     pub fn create(&self, task: &NewTask) -> Result<Task, Error> {
         let failed = Error::database("create a task");
-        self.view.db().write("create a task", |tx| {
+        self.view.db().write_relaxed("create a task", |tx| {
             let namespace = self.container(tx, &task.container)?;
             let inserted = tx
                 .prepare_cached(
@@ -153,7 +156,7 @@ impl<'a> Tasks<'a> {
     /// # Errors
     /// `NotFound`, `Database`.
     pub fn update(&self, container: &ContainerId, update: &TaskUpdate) -> Result<Task, Error> {
-        self.view.db().write("update a task", |tx| {
+        self.view.db().write_relaxed("update a task", |tx| {
             let mut task = load(tx, self.view.namespace(), container)?;
             apply(&mut task, update);
             task.updated_at = from_nanos(tx.now);
@@ -188,7 +191,7 @@ impl<'a> Tasks<'a> {
     /// # Errors
     /// `NotFound`, `Database`.
     pub fn delete(&self, container: &ContainerId, events: &[Event]) -> Result<(), Error> {
-        self.view.db().write("remove a task", |tx| {
+        self.view.db().write_relaxed("remove a task", |tx| {
             load(tx, self.view.namespace(), container)?;
             tx.prepare_cached(
                 "DELETE FROM tasks WHERE container = ?2 AND namespace = (SELECT id FROM namespaces WHERE name = ?1)",
