@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use orlop_meta::fsck::FsckOptions;
+use orlop_meta::fsck::{Check, FsckOptions};
 use orlop_meta::gc::Collector;
 use orlop_testkit::registry::{Action, FakeRegistry, Fault, Layer};
 
@@ -22,6 +22,26 @@ pub(crate) fn collect(engine: &Engine) -> Vec<String> {
         })
         .unwrap();
     findings
+}
+
+/// What the daemon does before anything else after an unclean stop. Only work cut short may be found.
+pub(crate) fn mend(engine: &Engine) {
+    let options = FsckOptions {
+        repair: true,
+        at_start: true,
+        ..FsckOptions::default()
+    };
+    let summary = engine.db.fsck(&options, &mut |finding| {
+        let cut_short = [
+            Check::BlobUnknown,
+            Check::IngestMissing,
+            Check::SnapshotUnknown,
+            Check::SnapshotHalfCommitted,
+            Check::SweepGone,
+        ];
+        assert!(cut_short.contains(&finding.check), "{finding:?}");
+    });
+    assert!(summary.unwrap().is_clean());
 }
 
 fn files_beneath(engine: &Engine, folder: &str) -> usize {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use orlop_image::images::{NoProgress, PullRequest};
 use orlop_testkit::registry::{Action, FakeRegistry, Fault, Layer};
 
-use super::collection::collect;
+use super::collection::{collect, mend};
 use super::support::{Engine, noise, overlayfs, request, scope};
 
 const CHILD: &str = "ORLOP_TEST_PULL";
@@ -133,6 +133,7 @@ async fn after_kills_at_any_moment_records_and_disk_agree_and_the_pull_succeeds(
         child.kill().unwrap();
         finished += u64::from(child.wait().unwrap().success());
         let engine = Engine::at(folder.path());
+        mend(&engine);
         assert_eq!(collect(&engine), Vec::<String>::new(), "after {moment} ms");
         let images = engine.view("test").images().list(&[]).unwrap();
         if let [image] = &images[..] {
