@@ -124,6 +124,10 @@ pub(crate) async fn launch(launch: Launch) -> Result<Bootstrap, Error> {
 
 /// Runs `delete`: kills and removes whatever a dead shim left of its container.
 pub(crate) async fn cleanup(launch: Launch) -> Result<(), Error> {
+    // The bundle goes last: without it everything else has been undone, or a reboot has ended it all.
+    if !launch.bundle.is_dir() {
+        return Ok(());
+    }
     let finished = invoke(launch.clone(), "delete", CLEANUP_LIMIT).await?;
     if finished.status.exit_code() == Some(0) {
         return Ok(());
