@@ -94,25 +94,6 @@ struct RawList {
 }
 
 impl ConfigList {
-    /// Reads one `.conflist`, or a `.conf` or `.json` with a single plugin.
-    ///
-    /// # Errors
-    /// See [`ListFault`].
-    pub fn read(path: &Path) -> Result<Self, ListFault> {
-        let read = |source| ListFault::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let bytes = std::fs::metadata(path).map_err(read)?.len();
-        if bytes > FILE_BYTES_MAX {
-            return Err(ListFault::TooLarge {
-                path: path.to_owned(),
-                bytes,
-            });
-        }
-        Self::parse(&std::fs::read_to_string(path).map_err(read)?, path)
-    }
-
     /// Parses the text of a configuration file; `path` tells the kind by its ending and stands in errors.
     ///
     /// # Errors
@@ -193,6 +174,22 @@ impl Plugin {
             raw,
         })
     }
+}
+
+/// The text of a configuration file, if it is of a sensible size.
+pub(crate) fn read_text(path: &Path) -> Result<String, ListFault> {
+    let read = |source| ListFault::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = std::fs::metadata(path).map_err(read)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(ListFault::TooLarge {
+            path: path.to_owned(),
+            bytes,
+        });
+    }
+    std::fs::read_to_string(path).map_err(read)
 }
 
 /// Names become file names of executables and of the result cache.

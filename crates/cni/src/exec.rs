@@ -1,14 +1,11 @@
 //! Running a plugin (CNI 1.1, section 2).
 
-use std::fs::File;
-use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::id::AttachmentId;
-use orlop_sys::process::{Input, RunError, Spawn, run};
-use rustix::fs::{MemfdFlags, memfd_create};
+use orlop_sys::process::{Input, RunError, Spawn, in_memory, run};
 use serde_json::Value;
 
 use crate::error::Error;
@@ -101,7 +98,8 @@ impl Runner for Plugins {
             plugin: invocation.plugin.to_owned(),
             source,
         };
-        let request = in_memory(invocation.request).map_err(cannot_run)?;
+        let request = in_memory("cni-request", invocation.request.to_string().as_bytes())
+            .map_err(cannot_run)?;
         let spawn = Spawn::new(invocation.executable)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -126,14 +124,6 @@ impl Runner for Plugins {
             Err(RunError::Io(error)) => Err(cannot_run(error)),
         }
     }
-}
-
-/// A file that holds `request` and nothing else: unlike a pipe it cannot block whoever writes it.
-fn in_memory(request: &Value) -> io::Result<File> {
-    let mut file = File::from(memfd_create("cni-request", MemfdFlags::CLOEXEC)?);
-    file.write_all(request.to_string().as_bytes())?;
-    file.rewind()?;
-    Ok(file)
 }
 
 /// What the plugin answered, or the error it reported.

@@ -12,7 +12,7 @@ use crate::id::AttachmentId;
 use serde_json::Value;
 
 use crate::cache::{Cache, CacheFault, Entry};
-use crate::config::{ConfigList, Plugin, candidates};
+use crate::config::{ConfigList, Plugin, candidates, read_text};
 use crate::error::Error;
 use crate::exec::{Invocation, Run, Runner, answer};
 use crate::protocol::{Command, request};
@@ -70,11 +70,9 @@ impl<R: Runner> Network<R> {
         let path = paths.into_iter().next().ok_or_else(|| Error::NoNetwork {
             folder: folder.clone(),
         })?;
-        let list = ConfigList::read(&path).map_err(Error::Config)?;
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::Folder {
-            folder: path,
-            source,
-        })?;
+        // Read once: what is kept with an attachment is what it was made with, even if the file changes meanwhile.
+        let text = read_text(&path).map_err(Error::Config)?;
+        let list = ConfigList::parse(&text, &path).map_err(Error::Config)?;
         let cache = Cache::new(&settings.cache_folder);
         Ok(Self {
             list,

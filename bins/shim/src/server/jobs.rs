@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use orlop_sys::process::{Child, Input, RawStatus, Spawn, with_oom_score};
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Signal;
 
 use super::Server;
@@ -297,14 +296,9 @@ impl Step {
 
 /// Bytes to be read from a descriptor.
 pub(super) fn input_of(bytes: &[u8]) -> Result<OwnedFd, Fault> {
-    use std::io::{Seek, SeekFrom, Write};
-    let fill = || {
-        let mut file: std::fs::File = memfd_create("input", MemfdFlags::CLOEXEC)?.into();
-        file.write_all(bytes)?;
-        file.seek(SeekFrom::Start(0))?;
-        Ok(file.into())
-    };
-    fill().map_err(|error: std::io::Error| Fault::io("make", "an input", error))
+    orlop_sys::process::in_memory("input", bytes)
+        .map(OwnedFd::from)
+        .map_err(|error| Fault::io("make", "an input", error))
 }
 
 /// Clients look for "not found" when a process has ended already.

@@ -3,8 +3,6 @@
 //! `start` prints where the shim listens, in one of three forms: a bare address (protocol 2), a JSON object, or a protobuf
 //! `BootstrapResult`. All are understood, so any containerd shim works.
 
-use std::fs::File;
-use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,14 +11,14 @@ use orlop_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapRe
 use orlop_api::{Any, Message};
 use orlop_base::blocking;
 use orlop_base::task::{TaskKind, TaskTree};
-use orlop_sys::process::{Finished, Input, RunError, Spawn, run};
+use orlop_sys::process::{Finished, Input, RunError, Spawn, in_memory, run};
 use orlop_ttrpc::client::{Client, ClientError};
 use orlop_types::{ContainerId, Namespace};
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::{Protocol, Shim};
 use crate::Error;
+use crate::error::with_sources;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
@@ -166,7 +164,7 @@ async fn invoke(launch: Launch, action: &'static str, limit: Duration) -> Result
 }
 
 fn run_command(launch: &Launch, action: &str, limit: Duration) -> Result<Finished, RunError> {
-    let parameters = in_memory(&parameters(launch).encode_to_vec())?;
+    let parameters = in_memory("bootstrap", &parameters(launch).encode_to_vec())?;
     let spawn = Spawn::new(&launch.binary)
         .args([
             "-namespace",
@@ -211,14 +209,6 @@ fn parameters(launch: &Launch) -> BootstrapParams {
     }
 }
 
-/// A file that holds `content` and nothing else: unlike a pipe it cannot block whoever writes it.
-fn in_memory(content: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create("bootstrap", MemfdFlags::CLOEXEC)?);
-    file.write_all(content)?;
-    file.rewind()?;
-    Ok(file)
-}
-
 /// What a failed command said, in one line.
 fn complaint(finished: &Finished) -> String {
     let said = String::from_utf8_lossy(&finished.stderr);
@@ -228,13 +218,6 @@ fn complaint(finished: &Finished) -> String {
     } else {
         said.to_owned()
     }
-}
-
-fn with_sources(error: &RunError) -> String {
-    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    sources.fold(error.to_string(), |text, source| {
-        format!("{text}: {source}")
-    })
 }
 
 #[cfg(test)]

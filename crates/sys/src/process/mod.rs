@@ -19,7 +19,7 @@ use std::io;
 
 use rustix::process::{Pid, WaitOptions};
 
-pub use run::{Finished, RunError, run};
+pub use run::{Finished, RunError, in_memory, run};
 pub use spawn::{Child, Input, Spawn, SpawnError};
 pub use tune::{
     OomScore, become_subreaper, keep_heap_small, shed_memory, take_inherited_fd, with_oom_score,

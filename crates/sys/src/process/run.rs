@@ -1,11 +1,12 @@
 //! Runs a program to its end, with a deadline and a bound on what it may say.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
@@ -75,6 +76,18 @@ pub fn run(spawn: Spawn<'_>, timeout: Duration, limit_bytes: usize) -> Result<Fi
         stdout,
         stderr,
     })
+}
+
+/// A file in memory that holds `content`, to be a program's standard input: unlike a pipe it cannot block its writer.
+/// `name` shows in `/proc`.
+///
+/// # Errors
+/// The kernel has no memory or no descriptor left.
+pub fn in_memory(name: &str, content: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
