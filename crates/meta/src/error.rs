@@ -4,22 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a caller can do about an [`Error`]; façades map it to their own codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// There is no such record.
-    NotFound,
-    /// The record is there already; often that is as good.
-    AlreadyExists,
-    /// The input can never be accepted.
-    InvalidArgument,
-    /// The input is fine, the present state forbids it.
-    FailedPrecondition,
-    /// Somebody else is at it: retry.
-    Unavailable,
-    /// Disk or database failed: an operator has to look.
-    Internal,
-}
+use orlop_types::ErrorKind;
 
 /// A failed operation on the database or through one of its views.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -38,12 +38,13 @@ mod watch;
 
 pub use content::{Blob, Content, Ingest, IngestOptions, IngestStatus, Opened};
 pub use db::{Backends, Committed, Db};
-pub use error::{Error, ErrorKind};
+pub use error::Error;
 pub use event::Event;
 pub use orlop_content::Expected;
 pub use orlop_snapshot::{
     ApplyTarget as SnapshotTarget, Kind as SnapshotKind, Usage as SnapshotUsage, Whiteouts,
 };
+pub use orlop_types::ErrorKind;
 pub use outbox::{EVENTS_MAX, Envelope, EventPage};
 pub use records::{
     Container, Containers, Image, Images, Lease, LeaseResource, Leases, NamespaceRecord,

@@ -6,30 +6,10 @@ use std::time::Duration;
 use orlop_base::blocking::BlockingError;
 use orlop_ttrpc::Code;
 use orlop_ttrpc::client::ClientError;
+use orlop_types::ErrorKind;
 
 use crate::machine::{Refused, Step};
 use crate::spec::{SpecError, UserError};
-
-/// What a caller can do about an [`Error`]; façades map it to their own codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// There is no such container, task or process.
-    NotFound,
-    /// It is there already.
-    AlreadyExists,
-    /// The request can never succeed as it is.
-    InvalidArgument,
-    /// The request is fine, the task is not where it would have to be.
-    FailedPrecondition,
-    /// The shim or the daemon is gone or going: ask again.
-    Unavailable,
-    /// Something took too long and was given up.
-    DeadlineExceeded,
-    /// The runtime or the kernel here cannot do it.
-    Unimplemented,
-    /// The OCI runtime, a shim or the machine failed: an operator has to look.
-    Internal,
-}
 
 /// A failed operation of this crate. [`Error::code`] is stable.
 #[derive(Debug, thiserror::Error)]
@@ -265,7 +245,7 @@ impl Error {
             Self::Shim { source, .. } => shim_kind(source),
             Self::Rootfs { .. } => ErrorKind::FailedPrecondition,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
-            Self::Record { source, .. } => record_kind(source),
+            Self::Record { source, .. } => source.kind(),
             Self::Daemon(_) | Self::Gone { .. } => ErrorKind::Unavailable,
         }
     }
@@ -296,17 +276,6 @@ const fn status_kind(code: Code) -> ErrorKind {
         | Code::Internal
         | Code::DataLoss
         | Code::Unauthenticated => ErrorKind::Internal,
-    }
-}
-
-fn record_kind(error: &orlop_meta::Error) -> ErrorKind {
-    match error.kind() {
-        orlop_meta::ErrorKind::NotFound => ErrorKind::NotFound,
-        orlop_meta::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
-        orlop_meta::ErrorKind::InvalidArgument => ErrorKind::InvalidArgument,
-        orlop_meta::ErrorKind::FailedPrecondition => ErrorKind::FailedPrecondition,
-        orlop_meta::ErrorKind::Unavailable => ErrorKind::Unavailable,
-        orlop_meta::ErrorKind::Internal => ErrorKind::Internal,
     }
 }
 

@@ -31,8 +31,9 @@ pub mod spec;
 
 pub use self::core::{RuntimeSettings, Settings};
 pub use container::{AUTO_REMOVE_LABEL, LOG_LABEL, NETWORK_LABEL, NewContainer};
-pub use error::{Error, ErrorKind};
+pub use error::Error;
 pub use orlop_cni::Settings as NetworkSettings;
+pub use orlop_types::ErrorKind;
 pub use process::{Exec, ProcessState, Status};
 pub use record::{LastTask, RecordFault, Streams};
 pub use runtime::{CreateTask, Runtime};

@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 
 use orlop_base::blocking::BlockingError;
-use orlop_meta::ErrorKind;
+use orlop_types::ErrorKind;
 use tonic::{Code, Status};
 
 /// A request that can never be accepted.
@@ -130,69 +130,25 @@ pub(crate) fn of_blocking(error: &BlockingError) -> Status {
 
 /// What the database says.
 pub(crate) fn of_meta(error: &orlop_meta::Error) -> Status {
-    let code = match error.kind() {
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::AlreadyExists => Code::AlreadyExists,
-        ErrorKind::InvalidArgument => Code::InvalidArgument,
-        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::Internal => {
-            tracing::error!(
-                id = error.code(),
-                error = chain(error),
-                "the database failed"
-            );
-            Code::Internal
-        }
-    };
-    coded(code, error.code(), &chain(error))
+    of(error, error.kind(), error.code())
 }
 
 /// What the runtime says.
 pub(crate) fn of_runtime(error: &orlop_runtime::Error) -> Status {
-    use orlop_runtime::ErrorKind as Kind;
-    let code = match error.kind() {
-        Kind::NotFound => Code::NotFound,
-        Kind::AlreadyExists => Code::AlreadyExists,
-        Kind::InvalidArgument => Code::InvalidArgument,
-        Kind::FailedPrecondition => Code::FailedPrecondition,
-        Kind::Unavailable => Code::Unavailable,
-        Kind::DeadlineExceeded => Code::DeadlineExceeded,
-        Kind::Unimplemented => Code::Unimplemented,
-        Kind::Internal => {
-            tracing::error!(
-                id = error.code(),
-                error = chain(error),
-                "the runtime failed"
-            );
-            Code::Internal
-        }
-    };
-    coded(code, error.code(), &chain(error))
+    of(error, error.kind(), error.code())
 }
 
 /// What operations on images say.
 pub(crate) fn of_image(error: &orlop_image::images::Error) -> Status {
-    use orlop_image::images::ErrorKind as Kind;
-    let code = match error.kind() {
-        Kind::NotFound => Code::NotFound,
-        Kind::AlreadyExists => Code::AlreadyExists,
-        Kind::InvalidArgument => Code::InvalidArgument,
-        Kind::FailedPrecondition => Code::FailedPrecondition,
-        Kind::PermissionDenied => Code::PermissionDenied,
-        Kind::Unavailable => Code::Unavailable,
-        Kind::OutOfSpace => Code::ResourceExhausted,
-        Kind::Cancelled => Code::Cancelled,
-        Kind::Internal => {
-            tracing::error!(
-                id = error.code(),
-                error = chain(error),
-                "an operation on an image failed"
-            );
-            Code::Internal
-        }
-    };
-    coded(code, error.code(), &chain(error))
+    of(error, error.kind(), error.code())
+}
+
+fn of(error: &dyn StdError, kind: ErrorKind, id: &str) -> Status {
+    let message = chain(error);
+    if kind == ErrorKind::Internal {
+        tracing::error!(id, error = message, "an operation failed");
+    }
+    coded(Code::from_i32(kind.number()), id, &message)
 }
 
 fn coded(code: Code, id: &str, message: &str) -> Status {

@@ -16,6 +16,7 @@ mod digest;
 pub mod exit;
 pub mod filter;
 mod ids;
+mod kind;
 mod labels;
 mod mount;
 mod platform;
@@ -27,6 +28,7 @@ pub use ids::{
     ContainerId, ExecId, IdError, ImageName, IngestRef, LeaseId, Namespace, SandboxId, SnapshotKey,
     SnapshotterName,
 };
+pub use kind::ErrorKind;
 pub use labels::{LabelError, Labels};
 pub use mount::Mount;
 pub use platform::{Platform, PlatformError};

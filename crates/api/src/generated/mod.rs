@@ -151,6 +151,11 @@ pub mod orlop {
         include!("orlop.v1.rs");
     }
 }
+pub mod runtime {
+    pub mod v1 {
+        include!("runtime.v1.rs");
+    }
+}
 pub mod runtimeoptions {
     pub mod v1 {
         include!("runtimeoptions.v1.rs");

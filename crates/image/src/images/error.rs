@@ -7,35 +7,12 @@ use orlop_base::blocking::BlockingError;
 use orlop_base::task::TaskError;
 use orlop_registry::FailureKind;
 use orlop_sys::mount::MountError;
-use orlop_types::{Digest, IdError, LabelError, ReferenceError};
+use orlop_types::{Digest, ErrorKind, IdError, LabelError, ReferenceError};
 
 use crate::apply::ApplyError;
 use crate::archive::ArchiveError;
 use crate::diff::DiffError;
 use crate::model::ModelError;
-
-/// What a caller can do about an [`Error`]; façades map it to their own codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// There is no such image, here or in the registry.
-    NotFound,
-    /// It is there already.
-    AlreadyExists,
-    /// The request or the image itself can never be accepted.
-    InvalidArgument,
-    /// The present state forbids it.
-    FailedPrecondition,
-    /// The registry wants credentials, or others.
-    PermissionDenied,
-    /// Registry or network failed: retry.
-    Unavailable,
-    /// The disk is full: collect, then retry.
-    OutOfSpace,
-    /// The caller went away.
-    Cancelled,
-    /// Disk or database failed: an operator has to look.
-    Internal,
-}
 
 /// An operation on images that did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -209,7 +186,7 @@ impl Error {
             | Self::Archive { .. }
             | Self::Mount { .. } => ErrorKind::InvalidArgument,
             Self::Registry(error) => kind_of_failure(error.kind()),
-            Self::Store(error) => kind_of_store(error),
+            Self::Store(error) => error.kind(),
             Self::Size { .. } | Self::Digest { .. } => ErrorKind::FailedPrecondition,
             Self::Download { source, .. } => source.kind(),
             Self::Unpack { source, .. } if source.is_disk_full() => ErrorKind::OutOfSpace,
@@ -305,17 +282,6 @@ fn kind_of_failure(kind: FailureKind) -> ErrorKind {
         }
         FailureKind::Configuration => ErrorKind::InvalidArgument,
         FailureKind::Sink => ErrorKind::OutOfSpace,
-    }
-}
-
-fn kind_of_store(error: &orlop_meta::Error) -> ErrorKind {
-    match error.kind() {
-        orlop_meta::ErrorKind::NotFound => ErrorKind::NotFound,
-        orlop_meta::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
-        orlop_meta::ErrorKind::InvalidArgument => ErrorKind::InvalidArgument,
-        orlop_meta::ErrorKind::FailedPrecondition => ErrorKind::FailedPrecondition,
-        orlop_meta::ErrorKind::Unavailable => ErrorKind::Unavailable,
-        orlop_meta::ErrorKind::Internal => ErrorKind::Internal,
     }
 }
 

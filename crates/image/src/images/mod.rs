@@ -45,9 +45,10 @@ use orlop_types::{ChainId, LeaseId, Namespace, Reference, SnapshotterName};
 pub use orlop_registry::Credential;
 
 pub use diff::{AppliedDiff, ApplyDiffRequest, CreateDiffRequest};
-pub use error::{Error, ErrorKind};
+pub use error::Error;
 pub use export::ExportRequest;
 pub use import::ImportRequest;
+pub use orlop_types::ErrorKind;
 pub use progress::{BlobProgress, BlobState, Event, NoProgress, Progress, UnpackState};
 pub use pull::{PullRequest, Pulled};
 pub use push::{PushRequest, PushedImage};

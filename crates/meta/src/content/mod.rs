@@ -11,8 +11,8 @@ use orlop_types::filter::{Fields, Filters, label_field, text_field};
 use orlop_types::{Digest, Labels};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::ErrorKind;
 use crate::db::Tx;
-use crate::error::ErrorKind;
 use crate::node::{self, NodeKey, NodeKind, not_found};
 use crate::records::{Columns, filters, to_json, without_empty};
 use crate::time::{from_nanos, to_nanos};
@@ -234,7 +234,8 @@ pub(crate) fn kind_of(error: &orlop_content::ContentError) -> ErrorKind {
         Kind::Busy => ErrorKind::Unavailable,
         Kind::Invalid => ErrorKind::InvalidArgument,
         Kind::Incomplete | Kind::Corrupt | Kind::Ended => ErrorKind::FailedPrecondition,
-        Kind::OutOfSpace | Kind::Io => ErrorKind::Internal,
+        Kind::OutOfSpace => ErrorKind::OutOfSpace,
+        Kind::Io => ErrorKind::Internal,
     }
 }
 
