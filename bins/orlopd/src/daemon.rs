@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::engine::{Engine, ttrpc_address};
 use crate::figures::CollectionFigures;
 use crate::notify::notify;
-use crate::{collect, metrics};
+use crate::{collect, memory, metrics};
 
 /// Threads that run futures. They never block, so two keep a busy node's calls apart and cost little.
 const WORKER_THREADS: usize = 2;
@@ -43,6 +43,7 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
         config.engine.long_jobs_max as usize,
     );
     blocking::install(BlockingPool::new(jobs.0, jobs.1));
+    memory::prepare();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(jobs.0 + jobs.1)
@@ -96,6 +97,14 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
     }
     tracing::info!(version = engine.identity.version, socket = %config.engine.socket.display(), tasks = adopted, "serving");
     let collection = start_collection(config, &engine, &tasks).await?;
+    memory::start(&tasks);
+    let cri = orlop_cri::Cri::new(orlop_cri::Parts {
+        version: engine.identity.version.clone(),
+        db: engine.db.clone(),
+        runtime: engine.runtime.clone(),
+        images: engine.images.clone(),
+        tasks: tasks.child("cri"),
+    });
     let parts = Parts {
         identity: engine.identity.clone(),
         components: engine.components.clone(),
@@ -108,7 +117,7 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
     notify("READY=1");
     let ending = Arc::new(tokio::sync::Notify::new());
     let asked = Arc::clone(&ending);
-    let server = serve(listener, access(config), routes(parts), async move {
+    let server = serve(listener, access(config), cri.add_to(routes(parts)), async move {
         asked.notified().await
     });
     tokio::pin!(server);

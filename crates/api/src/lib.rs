@@ -29,6 +29,6 @@ pub mod any;
 )]
 mod generated;
 
-pub use generated::{containerd, google, grpc, io, orlop, runtimeoptions};
+pub use generated::{containerd, google, grpc, io, orlop, runtime, runtimeoptions};
 pub use prost::{Message, Name, bytes};
 pub use prost_types::{Any, Duration, FieldMask, Timestamp};

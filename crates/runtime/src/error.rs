@@ -278,11 +278,3 @@ const fn status_kind(code: Code) -> ErrorKind {
         | Code::Unauthenticated => ErrorKind::Internal,
     }
 }
-
-/// An error with everything behind it, in one line, for records that outlive the error.
-pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |text, source| {
-        format!("{text}: {source}")
-    })
-}

@@ -22,6 +22,7 @@ mod exit;
 pub mod logs;
 pub mod machine;
 mod network;
+pub mod pod;
 pub mod probe;
 mod process;
 mod record;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use orlop_sys::process::{Spawn, run};
 
-use crate::error::with_sources;
+use orlop_types::chain;
 
 /// How long a runtime may take to tell its version.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -63,7 +63,7 @@ fn version_of(path: &Path) -> Result<String, String> {
         ANSWER_LIMIT,
         OUTPUT_BYTES_MAX,
     );
-    let finished = finished.map_err(|error| with_sources(&error))?;
+    let finished = finished.map_err(|error| chain(&error))?;
     if finished.status.exit_code() != Some(0) {
         let said = String::from_utf8_lossy(&finished.stderr).trim().to_owned();
         return Err(format!(

@@ -79,7 +79,7 @@ impl Runtime {
                 Err(source) => {
                     let container = key.container.to_string();
                     let error = Error::ForeignRecord { container, source };
-                    let error = crate::error::with_sources(&error);
+                    let error = orlop_types::chain(&error);
                     tracing::error!(namespace = %key.namespace, error, "a task cannot be recovered; its container may still run");
                     continue;
                 }

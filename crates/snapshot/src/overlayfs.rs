@@ -93,7 +93,7 @@ impl Overlayfs {
         unmount_all(folder, how).map_err(|error| Error::Unsupported {
             backend: NAME,
             root: self.store.root().to_owned(),
-            reason: with_sources(&error),
+            reason: orlop_types::chain(&error),
         })?;
         remove_tree_beneath(self.store.incoming(), &PROBE)?;
         Ok(())
@@ -102,8 +102,8 @@ impl Overlayfs {
     fn unsupported(&self, trial: &Mount, error: &mount::MountError) -> Error {
         let faults = mount::preflight::overlay(trial);
         let reason = match faults.first() {
-            Some(fault) => with_sources(fault),
-            None => with_sources(error),
+            Some(fault) => orlop_types::chain(fault),
+            None => orlop_types::chain(error),
         };
         Error::Unsupported {
             backend: NAME,
@@ -246,16 +246,4 @@ fn is_in_user_namespace() -> bool {
     const INITIAL: [&str; 3] = ["0", "0", "4294967295"];
     std::fs::read_to_string("/proc/self/uid_map")
         .is_ok_and(|map| !map.split_whitespace().eq(INITIAL))
-}
-
-/// An error with all that caused it, for the one text of [`Error::Unsupported`].
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }

@@ -1,5 +1,7 @@
 //! What an error means to whoever called: one vocabulary for every crate whose errors reach a client.
 
+use std::error::Error;
+
 /// What a caller can do about an error. The kinds are gRPC's status codes with the same numbers (google.rpc.Code), so
 /// that every façade translates by [`ErrorKind::number`] alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,4 +37,17 @@ impl ErrorKind {
     pub const fn number(self) -> i32 {
         self as i32
     }
+}
+
+/// An error and its causes in one line, from the outermost to the innermost: for messages and records that outlive it.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
 }

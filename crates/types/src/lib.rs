@@ -28,7 +28,7 @@ pub use ids::{
     ContainerId, ExecId, IdError, ImageName, IngestRef, LeaseId, Namespace, SandboxId, SnapshotKey,
     SnapshotterName,
 };
-pub use kind::ErrorKind;
+pub use kind::{ErrorKind, chain};
 pub use labels::{LabelError, Labels};
 pub use mount::Mount;
 pub use platform::{Platform, PlatformError};

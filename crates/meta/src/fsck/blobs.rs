@@ -104,7 +104,7 @@ impl Run<'_> {
                 });
             }
             Err(error) => {
-                let detail = crate::gc::chain(&error);
+                let detail = orlop_types::chain(&error);
                 let left = Outcome::Left("look at the disk".to_owned());
                 self.found(Check::BlobMissing, (row.key.clone(), detail), |_| Ok(left));
             }
@@ -135,7 +135,7 @@ impl Run<'_> {
         if self.options.verify_content
             && let Err(error @ ContentError::CorruptBlob { .. }) = store.verify(&info.digest)
         {
-            let detail = crate::gc::chain(&error);
+            let detail = orlop_types::chain(&error);
             self.found(Check::BlobCorrupt, (key, detail), |db| {
                 remove_corrupt(db, store, &info.digest)
             });

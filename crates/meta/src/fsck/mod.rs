@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use orlop_types::SnapshotterName;
+use orlop_types::chain;
 
-use crate::gc::{ResourceKind, chain};
+use crate::gc::ResourceKind;
 use crate::{Db, Error};
 
 mod blobs;

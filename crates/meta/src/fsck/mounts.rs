@@ -8,8 +8,8 @@ use orlop_sys::mount::{MountEntry, MountTable, Unmount, unmount_all};
 
 use super::blobs::exists;
 use super::{Check, Outcome, Run, perhaps_under_way};
-use crate::gc::chain;
 use crate::{Db, Error};
+use orlop_types::chain;
 
 impl Run<'_> {
     /// Every mount of a snapshot's files shows only snapshots that have a record, or belongs to a task.

@@ -16,13 +16,13 @@ use orlop_snapshot::{SnapshotNumber, Snapshotter};
 use orlop_types::{Digest, Namespace, SnapshotterName};
 
 use super::queue::{self, QueueItem};
-use super::report::chain;
 use super::{Failure, Removed};
 use crate::content::ingest::backend_reference;
 use crate::db::Tx;
 use crate::node::{NodeKey, NodeKind, live_elsewhere};
 use crate::sweep::{self, SweepKind};
 use crate::{Db, Error, Event};
+use orlop_types::chain;
 
 /// How many entries are worked off between two looks into the queue.
 const PAGE_ITEMS: usize = 128;

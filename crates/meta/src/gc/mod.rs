@@ -36,7 +36,6 @@ pub use schedule::{Moment, Next, Schedule, SchedulePolicy, Signals};
 pub use why::{Held, Hop, Resource, ResourceKind, RootReason, Verdict, Via, Why};
 
 pub(crate) use drain::blob_is_named;
-pub(crate) use report::chain;
 
 /// Collects. One per database; passes exclude each other.
 #[derive(Debug)]

@@ -68,7 +68,7 @@ impl Failure {
             kind: node.kind.as_str(),
             key: node.id.to_string(),
             attempts: 1,
-            error: chain(error),
+            error: orlop_types::chain(error),
         }
     }
 }
@@ -138,16 +138,4 @@ impl Totals {
         self.time += report.took;
         self.longest_pause = self.longest_pause.max(report.longest_pause);
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -280,7 +280,7 @@ impl Actor {
     }
 
     fn failed(&mut self, step: Step, error: Error) -> Vec<Effect> {
-        let text = crate::error::with_sources(&error);
+        let text = orlop_types::chain(&error);
         self.failure.get_or_insert(error);
         self.next(Event::Failed { step, error: text })
     }

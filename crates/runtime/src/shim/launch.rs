@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Protocol, Shim};
 use crate::Error;
-use crate::error::with_sources;
+use orlop_types::chain;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
@@ -159,7 +159,7 @@ async fn invoke(launch: Launch, action: &'static str, limit: Duration) -> Result
         .map_err(Error::Daemon)?;
     finished.map_err(|error| Error::ShimStart {
         binary,
-        reason: with_sources(&error),
+        reason: chain(&error),
     })
 }
 

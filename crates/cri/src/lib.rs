@@ -1,0 +1,100 @@
+//! The Container Runtime Interface, version 1, over the operations of the engine.
+//!
+//! Purpose: what the kubelet, crictl and critest speak. One file per call translates a request into calls of `runtime` and
+//! `image`, and their answer into a message.
+//!
+//! Non-goals: deciding anything that another façade would need as well: pods, their containers and their images live in
+//! the crates below.
+//!
+//! Invariants:
+//! - everything is in the namespace `k8s.io`, where `ctr -n k8s.io` and `orlop -n k8s.io` see it;
+//! - every id, reference and path of a request is parsed before it goes further;
+//! - stopping and removing what is not there succeeds, as the kubelet relies on (`api.proto` of CRI);
+//! - no call blocks a thread of the async runtime;
+//! - messages are at most 16 MiB, as in containerd.
+//!
+//! Entry points: [`Cri::new`] and [`Cri::add_to`].
+
+mod image;
+mod runtime;
+mod status;
+mod stream;
+mod translate;
+
+use std::sync::Arc;
+
+use orlop_api::runtime::v1::image_service_server::ImageServiceServer;
+use orlop_api::runtime::v1::runtime_service_server::RuntimeServiceServer;
+use orlop_base::task::TaskTree;
+use orlop_image::images::Images;
+use orlop_meta::Db;
+use orlop_runtime::Runtime;
+use orlop_types::Namespace;
+use tonic::service::Routes;
+
+/// The engine's namespace of everything that Kubernetes makes.
+const NAMESPACE: &str = "k8s.io";
+
+/// The longest message in either direction, in bytes: containerd's own limit.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// What CRI stands on.
+#[derive(Clone)]
+pub struct Parts {
+    /// The engine's version.
+    pub version: String,
+    /// The records.
+    pub db: Db,
+    /// What runs pods and containers.
+    pub runtime: Runtime,
+    /// What moves images.
+    pub images: Images,
+    /// Owns what outlives a call.
+    pub tasks: TaskTree,
+}
+
+/// The two services of CRI. Clones are the same.
+#[derive(Clone)]
+pub struct Cri {
+    parts: Arc<Parts>,
+    namespace: Namespace,
+}
+
+impl Cri {
+    /// CRI over `parts`.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts: Arc::new(parts),
+            namespace: Namespace::new(NAMESPACE).expect("the constant is a sound namespace"),
+        }
+    }
+
+    /// Adds both services to what a socket serves.
+    #[must_use]
+    pub fn add_to(self, routes: Routes) -> Routes {
+        let runtime = RuntimeServiceServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let images = ImageServiceServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        routes.add_service(runtime).add_service(images)
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.parts.runtime
+    }
+
+    pub(crate) fn images(&self) -> &Images {
+        &self.parts.images
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.parts.db
+    }
+
+    pub(crate) const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+}
