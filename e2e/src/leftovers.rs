@@ -1,12 +1,72 @@
 //! Finding and taking away what a run left: processes, mounts, cgroups.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use orlop_sys::mount::{MountTable, Unmount, unmount_all};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::daemon::wait_for_end;
+
+/// How long a helper may take to show up: it may have come and gone before the first look.
+const HELPER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the daemon has others do, each a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Helper {
+    /// The container's shim.
+    Shim,
+    /// `runc`.
+    OciRuntime,
+    /// A CNI plugin.
+    CniPlugin,
+}
+
+impl Helper {
+    /// Whether a process is this helper of the daemon `daemon` on `folder`.
+    fn is(self, pid: i32, daemon: i32, folder: &str) -> bool {
+        let line = command_line(pid);
+        let program = line.split(' ').next().unwrap_or_default();
+        match self {
+            Self::Shim => program.contains("containerd-shim-") && line.contains(folder),
+            Self::OciRuntime => program.contains("runc") && line.contains(folder),
+            // Plugins have no arguments: their parent tells whose they are.
+            Self::CniPlugin => program.ends_with("/bridge") && parent(pid) == Some(daemon),
+        }
+    }
+}
+
+/// Waits for a helper of the daemon, lets it live for `delay`, and kills it. Gives whether there was one to kill.
+pub(crate) fn kill_helper(
+    helper: Helper,
+    daemon: i32,
+    name: &str,
+    delay: Duration,
+) -> Result<bool> {
+    let deadline = Instant::now() + HELPER_PATIENCE;
+    while Instant::now() < deadline {
+        let found = processes()?.find(|pid| helper.is(*pid, daemon, name));
+        let Some((pid, process)) = found.and_then(|pid| Some((pid, Pid::from_raw(pid)?))) else {
+            continue;
+        };
+        let Ok(descriptor) = pidfd_open(process, PidfdFlags::empty()) else {
+            continue;
+        };
+        std::thread::sleep(delay);
+        // The id may have gone to another process before it was opened; later it cannot.
+        return Ok(
+            helper.is(pid, daemon, name) && pidfd_send_signal(&descriptor, Signal::KILL).is_ok()
+        );
+    }
+    Ok(false)
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
+}
 
 /// Kills the shims and containers of daemons on `folder`, and names them. Shims have it on their command line;
 /// containers have a mount namespace that is not ours and whose root lies in a snapshot below `folder`.
@@ -24,7 +84,7 @@ pub(crate) fn end_processes(folder: &Path) -> Result<Vec<String>> {
             continue;
         }
         if pidfd_send_signal(&descriptor, Signal::KILL).is_ok() {
-            wait_for_end(&descriptor, std::time::Duration::from_secs(5));
+            wait_for_end(&descriptor, Duration::from_secs(5));
             ended.push(format!("process {pid}: {line}"));
         }
     }
@@ -33,16 +93,19 @@ pub(crate) fn end_processes(folder: &Path) -> Result<Vec<String>> {
 
 /// The processes of `folder` with their command lines, without our own.
 pub(crate) fn processes_of(folder: &Path) -> Result<Vec<(i32, String)>> {
+    let found = processes()?.filter(|pid| belongs(*pid, folder));
+    Ok(found.map(|pid| (pid, command_line(pid))).collect())
+}
+
+/// The processes of this machine without our own.
+fn processes() -> Result<impl Iterator<Item = i32>> {
     let entries = std::fs::read_dir("/proc").context("cannot list processes")?;
-    let own = std::process::id().to_string();
-    let ids = entries
+    let own = i32::try_from(std::process::id()).ok();
+    let names = entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok());
-    let others = ids
-        .filter(|name| *name != own)
-        .filter_map(|name| name.parse().ok());
-    let found = others.filter(|pid| belongs(*pid, folder));
-    Ok(found.map(|pid| (pid, command_line(pid))).collect())
+    let ids = names.filter_map(|name| name.parse().ok());
+    Ok(ids.filter(move |pid| Some(*pid) != own))
 }
 
 fn belongs(pid: i32, folder: &Path) -> bool {

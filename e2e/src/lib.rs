@@ -23,10 +23,12 @@ pub mod node;
 pub mod programs;
 mod registry;
 mod scratch;
+pub mod workload;
 
 pub use client::Client;
 pub use daemon::Daemon;
 pub use engine::{Engine, Kind, Options};
+pub use leftovers::Helper;
 pub use node::Node;
 pub use programs::Programs;
 pub use registry::Registry;

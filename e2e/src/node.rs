@@ -12,7 +12,7 @@ use orlop_sys::process::{self, Input, Spawn};
 use serde_json::Value;
 
 use crate::engine::{Engine, Options};
-use crate::{Programs, Registry, Scratch, image, leftovers};
+use crate::{Helper, Programs, Registry, Scratch, image, leftovers};
 
 /// No command of a suite takes this long, also on a busy machine.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ pub struct Node {
     options: Options,
     caller: Caller,
     image: String,
-    _bridge: Bridge,
+    bridge: Bridge,
     // Last: dropping it takes away what the others left.
     scratch: Scratch,
 }
@@ -145,7 +145,7 @@ impl Node {
             options,
             caller,
             image,
-            _bridge: Bridge(bridge),
+            bridge: Bridge(bridge),
             scratch,
         })
     }
@@ -189,6 +189,15 @@ impl Node {
     pub fn kill_daemon(&mut self) -> Result<()> {
         let engine = self.engine.take().context("the daemon was ended")?;
         engine.into_daemon().kill().map(drop)
+    }
+
+    /// Waits for a helper of the daemon, lets it live for `delay`, and kills it. Gives whether there was one.
+    ///
+    /// # Errors
+    /// Processes cannot be listed, or the daemon was ended.
+    pub fn kill_helper(&self, helper: Helper, delay: Duration) -> Result<bool> {
+        let daemon = self.engine()?.pid();
+        leftovers::kill_helper(helper, daemon, &self.scratch.name(), delay)
     }
 
     /// Asks the daemon to end, as systemd does, and waits for it; gives its exit code.
@@ -271,7 +280,30 @@ impl Node {
         let prefix = format!("orlop-{}-", self.caller.namespace);
         let namespaces = names_in(Path::new("/run/netns")).into_iter();
         found.extend(namespaces.filter(|name| name.starts_with(&prefix)));
+        found.extend(self.attachments());
         Ok(found)
+    }
+
+    /// Addresses that are reserved, results that are remembered, and ends of links at the bridge.
+    fn attachments(&self) -> Vec<String> {
+        let addresses = self.scratch.path().join("ipam").join(&self.bridge.0);
+        let ports = Path::new("/sys/class/net")
+            .join(&self.bridge.0)
+            .join("brif");
+        let results = self.scratch.path().join("orlop/root/cni/results");
+        let named = |folder: &Path| -> Vec<String> {
+            let names = names_in(folder).into_iter();
+            // The allocator's own notes stay.
+            let names =
+                names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip"));
+            names
+                .map(|name| folder.join(name).display().to_string())
+                .collect()
+        };
+        [addresses, ports, results]
+            .iter()
+            .flat_map(|folder| named(folder))
+            .collect()
     }
 
     /// Cgroups of containers, in every hierarchy.

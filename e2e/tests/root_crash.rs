@@ -1,238 +1,255 @@
 //! The daemon is killed at many moments of its work: what it acknowledged is there afterwards, and in the end the disk
-//! holds nothing that nobody holds.
+//! holds nothing that nobody holds. And its helpers are killed: that is told, and undone.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::print_stdout,
+    reason = "how much was done is the result of a long run"
+)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use orlop_e2e::node::{Caller, eventually};
-use orlop_e2e::{Node, image};
+use orlop_e2e::workload::{Lane, Loss, Numbers, remove_everything};
+use orlop_e2e::{Helper, Node, image};
+use serde_json::json;
 
 /// How often the daemon is killed.
 const POINTS_VARIABLE: &str = "ORLOP_CRASH_POINTS";
-const POINTS_DEFAULT: u32 = 25;
+const POINTS_DEFAULT: u64 = 200;
 
 /// Repeats a run that failed.
 const SEED_VARIABLE: &str = "ORLOP_CRASH_SEED";
 const SEED_DEFAULT: u64 = 0x5eed;
 
-/// The longest that a daemon lives, so that every stretch of the longest operation is hit.
-const LIFE_MILLIS_MAX: u64 = 600;
+/// Nearly all daemons live this long at most: a start of a container fits in.
+const LIFE_MILLIS_MAX: u64 = 220;
 
-const CONTAINERS: [&str; 2] = ["one", "two"];
+/// Every tenth lives up to this long, so that every stretch of the longest operation is hit.
+const LONG_LIFE_MILLIS_MAX: u64 = 700;
 
-/// A xorshift generator.
-struct Numbers(u64);
+/// After so many points disk and records are compared while images and containers are held.
+const POINTS_BETWEEN_COMPARISONS: u64 = 50;
 
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) % limit
-    }
-}
-
-/// What was acknowledged: of each image and container whether it is there. Without an entry nobody knows.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Known {
-    images: BTreeMap<String, bool>,
-    containers: BTreeMap<String, bool>,
-}
-
-#[derive(Debug, Clone)]
-enum Operation {
-    Pull(String),
-    Untag(String),
-    Run(&'static str, String),
-    Remove(&'static str),
-    Collect,
-}
-
-impl Operation {
-    fn pick(numbers: &mut Numbers, images: &[String]) -> Self {
-        let image = images[usize::try_from(numbers.below(images.len() as u64)).unwrap()].clone();
-        let container = CONTAINERS[usize::try_from(numbers.below(2)).unwrap()];
-        match numbers.below(10) {
-            0..4 => Self::Pull(image),
-            4 => Self::Untag(image),
-            5..7 => Self::Run(container, images[0].clone()),
-            7..9 => Self::Remove(container),
-            _ => Self::Collect,
-        }
-    }
-
-    /// Forgets what this may change, performs it, and notes what was acknowledged. Gives whether anybody
-    /// was there to ask.
-    fn perform(&self, caller: &Caller, known: &mut Known) -> bool {
-        let words: Vec<&str> = match self {
-            Self::Pull(image) => vec!["pull", image],
-            Self::Untag(image) => vec!["rmi", image],
-            Self::Run(name, image) => vec!["run", "-d", "--name", name, image, "sleep", "1000"],
-            Self::Remove(name) => vec!["rm", "--force", name],
-            Self::Collect => vec!["gc", "run"],
-        };
-        let before = known.clone();
-        match self {
-            Self::Pull(image) | Self::Untag(image) => drop(known.images.remove(image)),
-            Self::Run(name, image) => {
-                known.containers.remove(*name);
-                // It fetches the image when that is missing.
-                known.images.remove(image);
-            }
-            Self::Remove(name) => drop(known.containers.remove(*name)),
-            Self::Collect => {}
-        }
-        let answer = caller.orlop(&words).unwrap();
-        if answer.stderr.contains("cannot reach the daemon") {
-            *known = before;
-            return false;
-        }
-        let done = answer.code == 0;
-        match self {
-            Self::Pull(image) if done => drop(known.images.insert(image.clone(), true)),
-            Self::Untag(image) if done || answer.code == 3 => {
-                known.images.insert(image.clone(), false);
-            }
-            Self::Run(name, image) if done => {
-                known.containers.insert((*name).to_owned(), true);
-                known.images.insert(image.clone(), true);
-            }
-            Self::Run(name, _) if before.containers.get(*name) == Some(&true) => {
-                assert_ne!(answer.code, 0, "{name} was there already");
-                // Refused or cut off: the one that has the name keeps it.
-                known.containers.insert((*name).to_owned(), true);
-            }
-            Self::Remove(name) if done || answer.code == 3 => {
-                known.containers.insert((*name).to_owned(), false);
-            }
-            Self::Pull(_) | Self::Untag(_) | Self::Run(..) | Self::Remove(_) | Self::Collect => {}
-        }
-        true
-    }
-}
-
-/// Compares what was acknowledged with what is there, and takes over what is there.
-fn check(caller: &Caller, known: &mut Known, point: &str) {
-    let listed = |arguments: &[&str], field: &str| -> BTreeSet<String> {
-        let records = caller.json(arguments).unwrap();
-        let names = records.as_array().unwrap().iter();
-        names
-            .map(|record| record[field].as_str().unwrap().to_owned())
-            .collect()
-    };
-    let images = listed(&["images"], "name");
-    let containers = listed(&["ps", "-a"], "id");
-    for (subjects, there) in [
-        (&mut known.images, &images),
-        (&mut known.containers, &containers),
-    ] {
-        for (name, acknowledged) in &*subjects {
-            let is = there.contains(name);
-            assert_eq!(is, *acknowledged, "{point}: {name} is not as acknowledged");
-        }
-        *subjects = there.iter().map(|name| (name.clone(), true)).collect();
-    }
-    for name in &containers {
-        let inspection = caller.json(&["inspect", name]);
-        assert!(inspection.is_ok(), "{point}: {inspection:?}");
-    }
-}
+/// How often each helper is killed.
+const HELPER_POINTS_VARIABLE: &str = "ORLOP_HELPER_POINTS";
+const HELPER_POINTS_DEFAULT: u64 = 8;
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 
-fn entries(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name());
-    names
-        .map(|name| name.to_string_lossy().into_owned())
-        .collect()
+fn life(numbers: &mut Numbers) -> Duration {
+    let is_long = numbers.below(10) == 0;
+    let most = if is_long {
+        LONG_LIFE_MILLIS_MAX
+    } else {
+        LIFE_MILLIS_MAX
+    };
+    Duration::from_millis(1 + numbers.below(most))
 }
 
-fn remove_everything(caller: &Caller) {
-    for record in caller.json(&["ps", "-a"]).unwrap().as_array().unwrap() {
-        let name = record["id"].as_str().unwrap();
-        let removed = caller.orlop(&["rm", "--force", name]).unwrap();
-        removed.success().unwrap();
-    }
-    for record in caller.json(&["images"]).unwrap().as_array().unwrap() {
-        let name = record["name"].as_str().unwrap();
-        caller.orlop(&["rmi", name]).unwrap().success().unwrap();
-    }
-    // A creation that was cut off leaves its lease, which would end in an hour.
-    for record in caller.json(&["leases", "ls"]).unwrap().as_array().unwrap() {
-        let lease = record["id"].as_str().unwrap();
-        caller
-            .orlop(&["leases", "rm", lease])
+/// Lets all lanes work at once until the daemon is killed; gives how many operations it acknowledged.
+fn work_until_killed(node: &mut Node, lanes: &mut [Lane], numbers: &mut Numbers) -> u32 {
+    let life = life(numbers);
+    let caller = node.caller().clone();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = lanes
+            .iter_mut()
+            .map(|lane| {
+                let mut numbers = Numbers::new(numbers.below(u64::MAX));
+                let caller = &caller;
+                scope.spawn(move || lane.work(caller, &mut numbers, 40).unwrap())
+            })
+            .collect();
+        std::thread::sleep(life);
+        node.kill_daemon().unwrap();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap())
+            .sum()
+    })
+}
+
+fn files(folder: &Path) -> BTreeMap<String, u64> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let sizes = entries.map(|entry| {
+        let entry = entry.unwrap();
+        let bytes = entry.metadata().unwrap().len();
+        (entry.file_name().to_string_lossy().into_owned(), bytes)
+    });
+    sizes.collect()
+}
+
+/// What the records hold of blobs, by their hex.
+fn blobs_held(caller: &Caller) -> BTreeMap<String, u64> {
+    let blobs = caller.json(&["content", "ls"]).unwrap();
+    let sizes = blobs.as_array().unwrap().iter().map(|blob| {
+        let digest = blob["digest"].as_str().unwrap();
+        let hex = digest.trim_start_matches("sha256:").to_owned();
+        (hex, blob["size"].as_u64().unwrap())
+    });
+    sizes.collect()
+}
+
+/// After a collection the disk holds what the records say, to the byte, and `fsck` has nothing to say.
+fn compare_disk_with_records(node: &Node, what: &str) {
+    let caller = node.caller();
+    let root = node.engine().unwrap().root().to_owned();
+    let backend = root.join("snapshots/overlayfs");
+    let look = || {
+        caller.orlop(&["gc", "run"])?.success()?;
+        let snapshots = caller.json(&["snapshots", "ls"])?;
+        let blobs = blobs_held(caller) == files(&root.join("content/blobs/sha256"));
+        let folders = files(&backend.join("snapshots")).len();
+        let is_equal = blobs && snapshots.as_array().unwrap().len() == folders;
+        let waste = ["incoming", "trash"].map(|folder| files(&backend.join(folder)).len());
+        let ingests = files(&root.join("content/ingest")).len();
+        Ok(Some(()).filter(|()| is_equal && waste == [0, 0] && ingests == 0))
+    };
+    eventually("the disk holds what the records say", look).unwrap_or_else(|error| {
+        let blobs = (
+            blobs_held(caller),
+            files(&root.join("content/blobs/sha256")),
+        );
+        let folders = ["snapshots", "incoming", "trash"].map(|name| files(&backend.join(name)));
+        let snapshots = caller.json(&["snapshots", "ls"]);
+        let leases = caller.json(&["leases", "ls"]);
+        panic!("{what}: {error}: {blobs:#?} {folders:#?} {snapshots:#?} {leases:#?}")
+    });
+    let fsck = caller.orlop(&["fsck", "--verify"]).unwrap();
+    assert_eq!(fsck.code, 0, "{what}: {fsck:?}");
+}
+
+/// Repeats what may have been cut off, removes everything, and holds the node to it.
+fn end_with_nothing(node: Node, images: &[&str], what: &str) {
+    // A pull that was cut off keeps what it has for the next one of that image, which takes it over.
+    for image in images {
+        node.caller()
+            .orlop(&["pull", image])
             .unwrap()
             .success()
             .unwrap();
     }
+    let leases = node.caller().json(&["leases", "ls"]).unwrap();
+    assert_eq!(leases, json!([]), "{what}");
+    remove_everything(node.caller()).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+    compare_disk_with_records(&node, what);
+    let status = node.caller().json(&["gc", "status"]).unwrap();
+    assert_eq!(status["bytes_held"], 0, "{what}: {status:#}");
+    let root = node.engine().unwrap().root().to_owned();
+    let snapshots = files(&root.join("snapshots/overlayfs/snapshots"));
+    assert!(snapshots.is_empty(), "{what}: {snapshots:#?}");
+    node.close()
+        .unwrap_or_else(|error| panic!("{what}: {error:#}"));
 }
 
 #[test]
 fn whatever_was_acknowledged_survives_kills_and_nothing_else_stays_on_disk() {
-    let points = number(POINTS_VARIABLE, POINTS_DEFAULT.into());
+    let points = number(POINTS_VARIABLE, POINTS_DEFAULT);
     let seed = number(SEED_VARIABLE, SEED_DEFAULT);
-    let mut numbers = Numbers(seed.max(1));
+    let mut numbers = Numbers::new(seed);
     let mut node = Node::start().unwrap();
     let layout = image::large(node.scratch(), 5, 1 << 20).unwrap();
-    let large = node.registry().push(&layout, image::TAG, "e2e/large:1");
-    let images = [node.image().to_owned(), large.unwrap()];
-    let mut known = Known::default();
-
-    for point in 1..=points {
-        let life = Duration::from_millis(1 + numbers.below(LIFE_MILLIS_MAX));
-        let operations: Vec<Operation> = (0..40)
-            .map(|_| Operation::pick(&mut numbers, &images))
-            .collect();
-        let caller = node.caller().clone();
-        known = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                let mut operations = operations.iter();
-                while operations
-                    .next()
-                    .is_some_and(|operation| operation.perform(&caller, &mut known))
-                {
-                }
-                known
-            });
-            std::thread::sleep(life);
-            node.kill_daemon().unwrap();
-            worker.join().unwrap()
-        });
-        node.start_daemon().unwrap();
-        let what = format!("seed {seed}, point {point} after {life:?}");
-        check(node.caller(), &mut known, &what);
-    }
-
-    remove_everything(node.caller());
-    let root = node.engine().unwrap().root().to_owned();
-    let folders = [
-        "content/blobs/sha256",
-        "content/ingest",
-        "snapshots/overlayfs/snapshots",
-        "snapshots/overlayfs/incoming",
-        "snapshots/overlayfs/trash",
-        "logs",
+    let registry = node.registry();
+    let large = ["e2e/large:1", "e2e/large:2"]
+        .map(|name| registry.push(&layout, image::TAG, name).unwrap());
+    let mut lanes = [
+        Lane::new(&[&large[0], &large[1]], &[], "none"),
+        Lane::new(&[node.image()], &["one", "two"], "cni"),
     ];
-    eventually("nothing is left on disk", || {
-        node.caller().orlop(&["gc", "run"])?.success()?;
-        let left = folders[..5]
-            .iter()
-            .map(|folder| entries(&root.join(folder)).len());
-        Ok(Some(()).filter(|()| left.sum::<usize>() == 0))
-    })
-    .unwrap_or_else(|error| {
-        let left = folders.map(|folder| (folder, entries(&root.join(folder))));
-        let status = node.caller().json(&["gc", "status"]);
-        let leases = node.caller().json(&["leases", "ls"]);
-        panic!("seed {seed}: {error}: {left:#?} {status:#?} {leases:#?}")
+    let mut acknowledged = 0;
+    for point in 1..=points {
+        let what = format!("seed {seed}, point {point}");
+        acknowledged += work_until_killed(&mut node, &mut lanes, &mut numbers);
+        node.start_daemon().unwrap();
+        for lane in &mut lanes {
+            lane.check(node.caller(), Loss::Daemon)
+                .unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        }
+        if point % POINTS_BETWEEN_COMPARISONS == 0 {
+            compare_disk_with_records(&node, &what);
+        }
+    }
+    assert!(acknowledged > 0, "seed {seed}: nothing was acknowledged");
+    let small = node.image().to_owned();
+    let what = format!("seed {seed}, {points} points, {acknowledged} acknowledgements");
+    println!("{what}");
+    end_with_nothing(node, &[&large[0], &large[1], &small], &what);
+}
+
+/// Starts a container while `helper` is killed. Gives whether it was there to be killed.
+fn run_against_a_killer(node: &Node, helper: Helper, delay: Duration, name: &str) -> bool {
+    let start = [
+        "run",
+        "-d",
+        "--net",
+        "cni",
+        "--name",
+        name,
+        node.image(),
+        "sleep",
+        "1000",
+    ];
+    let (answer, was_killed) = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| node.kill_helper(helper, delay).unwrap());
+        let answer = node.caller().orlop(&start).unwrap();
+        (answer, killer.join().unwrap())
     });
-    let held = node.caller().json(&["gc", "status"]).unwrap()["bytes_held"].take();
-    assert_eq!(held, 0, "seed {seed}");
-    node.close().unwrap();
+    let what = format!("{helper:?} after {delay:?}");
+    if answer.code == 0 {
+        let ends_container = helper == Helper::Shim && was_killed;
+        if ends_container {
+            let exit = node.wait_for_exit(name).unwrap();
+            assert_eq!(exit["cause"], "shim_crash", "{what}: {exit:#}");
+        }
+    } else {
+        assert!(was_killed, "{what}: nobody was killed: {answer:?}");
+        assert!(answer.stderr.contains("ORL-E"), "{what}: {answer:?}");
+        assert!(answer.stderr.contains(told(helper)), "{what}: {answer:?}");
+    }
+    node.caller().orlop(&["rm", "--force", name]).unwrap();
+    eventually("the attempt is undone", || {
+        Ok(Some(()).filter(|()| node.leftovers().is_ok_and(|left| left.is_empty())))
+    })
+    .unwrap_or_else(|error| panic!("{what}: {error:#}: {:#?} {answer:?}", node.leftovers()));
+    let containers = node.caller().json(&["ps", "-a"]).unwrap();
+    assert_eq!(containers, json!([]), "{what}");
+    was_killed
+}
+
+/// A word of the message that tells whose end it was.
+fn told(helper: Helper) -> &'static str {
+    match helper {
+        Helper::Shim => "shim",
+        Helper::OciRuntime => "OCI runtime",
+        Helper::CniPlugin => "bridge",
+    }
+}
+
+#[test]
+fn a_helper_that_is_killed_is_told_of_and_its_work_undone() {
+    let points = number(HELPER_POINTS_VARIABLE, HELPER_POINTS_DEFAULT);
+    let seed = number(SEED_VARIABLE, SEED_DEFAULT);
+    let mut numbers = Numbers::new(seed);
+    let node = Node::start().unwrap();
+    node.caller()
+        .orlop(&["pull", node.image()])
+        .unwrap()
+        .success()
+        .unwrap();
+    for helper in [Helper::Shim, Helper::OciRuntime, Helper::CniPlugin] {
+        let mut kills = 0;
+        for point in 1..=points {
+            let delay = Duration::from_micros(numbers.below(25_000));
+            let name = format!("c{point}");
+            kills += u64::from(run_against_a_killer(&node, helper, delay, &name));
+        }
+        assert!(
+            kills > 0,
+            "seed {seed}: no {helper:?} was found to be killed"
+        );
+    }
+    end_with_nothing(node, &[], &format!("seed {seed}"));
 }
