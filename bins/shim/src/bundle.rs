@@ -82,7 +82,7 @@ pub(crate) fn write(bundle: &Path, name: &'static str, content: &[u8]) -> Result
     let write = || {
         let name = Name::new(name).map_err(std::io::Error::other)?;
         let dir = Dir::open(bundle).map_err(std::io::Error::other)?;
-        dir.write_atomic(&name, content, Mode::from_raw_mode(0o600))
+        dir.write_volatile(&name, content, Mode::from_raw_mode(0o600))
             .map_err(std::io::Error::other)
     };
     write().map_err(|error| Fault::io("write", bundle.join(name).display().to_string(), error))

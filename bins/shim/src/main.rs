@@ -53,7 +53,10 @@ fn run(cli: &Cli) -> Result<Vec<u8>, fault::Fault> {
     match cli.action {
         Action::Version => Ok(info::version()),
         Action::Info => info::info(),
-        Action::Start => start::start(cli),
+        Action::Start => start::start(cli)?
+            .tell()
+            .map(|()| Vec::new())
+            .map_err(|error| fault::Fault::io("tell", "the engine", error)),
         Action::Delete => cleanup::delete(cli),
         Action::Serve => server::serve(cli).map(|()| Vec::new()),
     }

@@ -4,13 +4,13 @@
 //! 1.7 to 2.2 set `MAX_SHIM_VERSION` and take JSON; older ones take a bare address.
 
 use std::env;
-use std::io::Read;
-use std::os::fd::AsFd;
+use std::io::{PipeWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use orlop_api::Message;
 use orlop_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult};
-use orlop_sys::process::Spawn;
+use orlop_sys::process::{Input, Spawn};
 
 use crate::bundle::{self, Spec};
 use crate::cli::Cli;
@@ -37,8 +37,31 @@ enum Form {
     Bare,
 }
 
+/// What the engine is to hear.
+pub(crate) struct Started {
+    answer: Vec<u8>,
+    /// The other end is a new server's standard input: see [`wait_for_engine`].
+    server: Option<PipeWriter>,
+}
+
+impl Started {
+    /// Tells the engine, and then the server that the engine was told.
+    pub(crate) fn tell(self) -> std::io::Result<()> {
+        std::io::stdout().write_all(&self.answer)?;
+        self.server
+            .map_or(Ok(()), |mut server| server.write_all(b"\n"))
+    }
+}
+
+/// Waits until the engine was told of this server, and gives whether it was: if the one that should tell is killed,
+/// nobody will ever ask for the server.
+pub(crate) fn wait_for_engine() -> bool {
+    let mut word = [0];
+    std::io::stdin().read_exact(&mut word).is_ok()
+}
+
 /// Runs in the bundle folder.
-pub(crate) fn start(cli: &Cli) -> Result<Vec<u8>, Fault> {
+pub(crate) fn start(cli: &Cli) -> Result<Started, Fault> {
     let bundle = env::current_dir().map_err(|error| Fault::io("find", "the bundle", error))?;
     let params = read_params(cli)?;
     let form = match (&params, env::var_os(MAX_SHIM_VERSION)) {
@@ -55,17 +78,21 @@ pub(crate) fn start(cli: &Cli) -> Result<Vec<u8>, Fault> {
     let dir = params.socket_dir.as_deref().filter(|dir| !dir.is_empty());
     let dir = Path::new(dir.unwrap_or(socket::DEFAULT_DIR));
     let path = socket::path_of(dir, &cli.address, &cli.namespace, group);
+    let mut server = None;
     if let Bound::New(listener) = socket::bind(&path)? {
-        let started = launch(cli, &params, &bundle, &path, listener.as_fd());
-        if let Err(fault) = started {
-            // The first fault is the one to tell; the next start replaces a dead socket.
-            std::fs::remove_file(&path).ok();
-            return Err(fault);
+        match launch(cli, &params, &bundle, &path, listener.as_fd()) {
+            Ok(telling) => server = Some(telling),
+            Err(fault) => {
+                // The first fault is the one to tell; the next start replaces a dead socket.
+                std::fs::remove_file(&path).ok();
+                return Err(fault);
+            }
         }
     }
     let address = format!("unix://{}", path.display());
     bundle::write(&bundle, "address", address.as_bytes())?;
-    Ok(answer(form, address))
+    let answer = answer(form, address);
+    Ok(Started { answer, server })
 }
 
 fn read_params(cli: &Cli) -> Result<Option<BootstrapParams>, Fault> {
@@ -83,13 +110,15 @@ fn params_in(input: &[u8], id: &str, namespace: &str) -> Option<BootstrapParams>
     (params.instance_id == id && params.namespace == namespace).then_some(params)
 }
 
+/// Gives the end of the pipe that the server waits at.
 fn launch(
     cli: &Cli,
     params: &BootstrapParams,
     bundle: &Path,
     path: &Path,
-    listener: std::os::fd::BorrowedFd<'_>,
-) -> Result<(), Fault> {
+    listener: BorrowedFd<'_>,
+) -> Result<PipeWriter, Fault> {
+    let (waiting, telling) = std::io::pipe().map_err(|error| Fault::io("make", "a pipe", error))?;
     let own: PathBuf =
         env::current_exe().map_err(|error| Fault::io("find", "this program", error))?;
     let mut spawn = Spawn::new(&own)
@@ -102,6 +131,7 @@ fn launch(
         .arg("-socket")
         .arg(path)
         .dir(bundle)
+        .stdin(Input::Fd(waiting.as_fd()))
         .extra_fd(listener);
     if !params.containerd_ttrpc_address.is_empty() {
         spawn = spawn.env(TTRPC_ADDRESS, &params.containerd_ttrpc_address);
@@ -112,7 +142,7 @@ fn launch(
     let started = spawn.start();
     let name = own.display().to_string();
     started
-        .map(drop)
+        .map(|_| telling)
         .map_err(|error| Fault::io("start", name, error.source))
 }
 

@@ -107,7 +107,11 @@ impl Server {
             .is_ok_and(|container| container.init.exit.is_none());
         let args: &[&str] = if force { &["--force"] } else { &[] };
         if let Err(fault) = self.start_plain(id, Some(caller), Step::Delete, args) {
-            self.answer(caller, Err(fault));
+            return self.answer(caller, Err(fault));
+        }
+        // Nobody is left in there, and the kernel may sync the disk for this: meanwhile the runtime is at work.
+        if let (false, Ok(container)) = (force, self.container_mut(id)) {
+            unmount_rootfs(container);
         }
     }
 
@@ -119,7 +123,7 @@ impl Server {
         if let Err(fault) = outcome {
             return self.answer_job(job, Err(fault));
         }
-        let Some(container) = self.containers.remove(&job.container) else {
+        let Some(mut container) = self.containers.remove(&job.container) else {
             return self.answer_job(
                 job,
                 Err(Fault::NotFound(
@@ -127,7 +131,7 @@ impl Server {
                 )),
             );
         };
-        unmount_rootfs(&container);
+        unmount_rootfs(&mut container);
         let init = &container.init;
         let event = events::TaskDelete {
             container_id: job.container.clone(),
@@ -159,7 +163,7 @@ fn delete_response(process: &Process) -> Vec<u8> {
 }
 
 /// Takes the root down; what cannot be taken down is said, and stays for the clean-up.
-pub(super) fn unmount_rootfs(container: &Container) {
+pub(super) fn unmount_rootfs(container: &mut Container) {
     if !container.has_rootfs {
         return;
     }
@@ -167,7 +171,8 @@ pub(super) fn unmount_rootfs(container: &Container) {
         detach: true,
         recursive: true,
     };
-    if let Err(error) = unmount_all(&container.bundle.join("rootfs"), everything) {
-        log::warn(&format!("the root file system stays mounted: {error}"));
+    match unmount_all(&container.bundle.join("rootfs"), everything) {
+        Ok(()) => container.has_rootfs = false,
+        Err(error) => log::warn(&format!("the root file system stays mounted: {error}")),
     }
 }

@@ -271,8 +271,8 @@ impl Server {
     /// Forgets a container that never was.
     pub(super) fn withdraw(&mut self, id: &str) {
         self.copies.retain(|_, owned| owned.container != id);
-        if let Some(container) = self.containers.remove(id) {
-            unmount_rootfs(&container);
+        if let Some(mut container) = self.containers.remove(id) {
+            unmount_rootfs(&mut container);
         }
     }
 

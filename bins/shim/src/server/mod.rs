@@ -27,6 +27,7 @@ use crate::clock;
 use crate::fault::Fault;
 use crate::log;
 use crate::publish::Publisher;
+use crate::start;
 use crate::stdio::copy::{BUFFER_BYTES, Copy};
 use container::Container;
 use jobs::Job;
@@ -81,7 +82,11 @@ pub(crate) fn serve(cli: &Cli) -> Result<(), Fault> {
     process::keep_heap_small();
     open_log();
     let mut server = Server::new(cli)?;
-    let result = server.run();
+    let result = if start::wait_for_engine() {
+        server.run()
+    } else {
+        Ok(())
+    };
     if let Some(socket) = &server.socket {
         // Gone already is as good.
         std::fs::remove_file(socket).ok();
@@ -114,7 +119,7 @@ impl Server {
         let listener = inherited_listener()?;
         poller.add(signals.as_fd(), Token::Signals, Interest::Read)?;
         poller.add(listener.as_fd(), Token::Listener, Interest::Read)?;
-        let ttrpc = std::env::var(crate::start::TTRPC_ADDRESS).ok();
+        let ttrpc = std::env::var(start::TTRPC_ADDRESS).ok();
         Ok(Self {
             namespace: cli.namespace.clone(),
             address: cli.address.clone(),
