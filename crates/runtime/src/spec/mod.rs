@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{RootBuilder, Spec, SpecBuilder};
 use orlop_types::ContainerId;
+use serde::{Deserialize, Serialize};
 
 pub use mounts::{BindMount, UserMount};
 pub use user::{Accounts, ResolvedUser, UserError};
@@ -31,19 +32,35 @@ pub enum Network {
     Pinned(PathBuf),
 }
 
-/// Limits on what a container may use; `None` leaves the kernel's default.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Limits on what a container may use; what is absent leaves the kernel's default. Kept as JSON with a pod's container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Memory in bytes.
     pub memory_bytes_max: Option<u64>,
-    /// Memory and swap together in bytes; the memory limit otherwise, so that there is no swap on top.
+    /// Memory and swap together in bytes, `u64::MAX` for any amount; the memory limit otherwise, so that there is no swap
+    /// on top.
     pub memory_and_swap_bytes_max: Option<u64>,
-    /// Processor time in thousandths of a processor.
+    /// Processor time in thousandths of a processor; a quota goes before it.
     pub cpu_millis_max: Option<u32>,
+    /// Processor time in each period, in microseconds; negative for any amount.
+    pub cpu_quota_micros: Option<i64>,
+    /// The period over which the quota is counted, in microseconds.
+    pub cpu_period_micros: Option<u64>,
+    /// The weight against others when processors are busy; 1024 is one processor's.
+    pub cpu_shares: Option<u64>,
     /// Processors to run on, as in `0-2,7`.
     pub cpuset_cpus: Option<String>,
+    /// Memory nodes to take memory from, as in `0-1`.
+    pub cpuset_mems: Option<String>,
     /// Processes and threads.
     pub pids_max: Option<u32>,
+    /// Huge pages in bytes, by page size as in `2MB`.
+    pub hugepage_bytes_max: BTreeMap<String, u64>,
+    /// Files of the cgroup and what is written into them; cgroup v2 only.
+    pub unified: BTreeMap<String, String>,
+    /// How soon it is killed when the machine has no memory left: -1000 (never) to 1000.
+    pub oom_score_adjustment: Option<i32>,
 }
 
 /// What an image says about how it is run (OCI image-spec, config.md).

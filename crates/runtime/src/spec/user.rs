@@ -1,5 +1,7 @@
 //! Which numbers a user's name stands for, by the image's own `/etc/passwd` and `/etc/group`.
 
+use serde::{Deserialize, Serialize};
+
 /// The texts of the image's account files; absent files are empty.
 #[derive(Debug, Clone, Default)]
 pub struct Accounts {
@@ -10,7 +12,7 @@ pub struct Accounts {
 }
 
 /// A user in numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedUser {
     /// User id.
     pub uid: u32,

@@ -143,5 +143,6 @@ fn limits(message: api::ContainerLimits) -> Result<Limits, Status> {
         cpu_millis_max: small(message.cpu_millis, "cpu_millis")?,
         cpuset_cpus: Some(message.cpuset_cpus).filter(|cpus| !cpus.is_empty()),
         pids_max: small(message.pids, "pids")?,
+        ..Limits::default()
     })
 }
