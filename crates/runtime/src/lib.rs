@@ -21,6 +21,7 @@ pub mod events;
 mod exit;
 pub mod logs;
 pub mod machine;
+pub mod member;
 mod network;
 pub mod pod;
 pub mod probe;
