@@ -80,16 +80,16 @@ impl Bundle {
         let folder = parent.ensure_dir(&self.name, Mode::from_raw_mode(0o711))?;
         folder.ensure_dir(&Name::from_static("rootfs"), Mode::from_raw_mode(0o711))?;
         // Shims append what they have to say; a plain file also takes what they say while the daemon is away.
-        folder.write_atomic(&Name::from_static("log"), b"", Mode::from_raw_mode(0o600))?;
+        folder.write_volatile(&Name::from_static("log"), b"", Mode::from_raw_mode(0o600))?;
         if networked {
             let text = resolv_conf();
-            folder.write_atomic(
+            folder.write_volatile(
                 &Name::from_static("resolv.conf"),
                 text.as_bytes(),
                 Mode::from_raw_mode(0o644),
             )?;
         }
-        folder.write_atomic(
+        folder.write_volatile(
             &Name::from_static("config.json"),
             spec,
             Mode::from_raw_mode(0o600),

@@ -251,10 +251,13 @@ fn create(core: &Core, namespace: &Namespace, new: NewContainer) -> Result<Conta
         container: new.id.to_string(),
         source,
     })?;
-    plain.leases().create(&lease, &expiry).map_err(failed)?;
+    plain
+        .leases()
+        .create_relaxed(&lease, &expiry)
+        .map_err(failed)?;
     let leased = core.db.namespace(namespace).under(lease.clone());
     let made = make(core, namespace, &leased, &new);
-    let released = plain.leases().delete(&lease);
+    let released = plain.leases().delete_relaxed(&lease);
     let container = made?;
     released.map_err(failed)?;
     Ok(container)

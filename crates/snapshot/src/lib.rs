@@ -21,6 +21,7 @@ mod flush;
 mod model;
 mod native;
 mod overlayfs;
+mod removal;
 mod store;
 mod users;
 

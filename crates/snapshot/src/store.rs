@@ -20,6 +20,7 @@ use orlop_sys::fs::{self, Dir, Entries, Mode, Name, remove_tree_beneath};
 use orlop_sys::mount::MountTable;
 
 use crate::flush::Flush;
+use crate::removal::remove_all;
 use crate::users::Users;
 use crate::{Cleaned, Error, Found, Kind, RemoveFailure, SnapshotNumber, Usage};
 
@@ -232,11 +233,19 @@ impl Store {
     pub(crate) fn cleanup(&self, folders_max: usize) -> Result<Cleaned, Error> {
         let _alone = unpoisoned(&self.cleaning);
         let mut cleaned = Cleaned::default();
+        let mut aside = Vec::new();
         for entry in self.trash.entries()? {
-            if cleaned.is_at(folders_max) {
-                return Ok(cleaned);
+            cleaned.more = aside.len() >= folders_max;
+            if cleaned.more {
+                break;
             }
-            cleaned.note(remove_tree_beneath(&self.trash, &entry?.name).map_err(Error::from));
+            aside.push(entry?.name);
+        }
+        for removed in remove_all(&self.trash, &aside) {
+            cleaned.note(removed);
+        }
+        if cleaned.more {
+            return Ok(cleaned);
         }
         for entry in self.incoming.entries()? {
             if cleaned.is_at(folders_max) {

@@ -44,8 +44,8 @@ pub(super) struct Barrier<'a> {
 impl<'a> Barrier<'a> {
     /// Returns when every transaction that it does not watch has been committed: read the marks' snapshot after that.
     pub(super) fn raise(db: &'a Db) -> Result<Self, Error> {
-        // Not `write_relaxed`, which may return before the transaction it joined is committed.
-        db.write("begin a collection", |tx| {
+        // The watch is of this connection alone: there is nothing for the disk to keep.
+        db.write_relaxed("begin a collection", |tx| {
             tx.execute_batch(RAISE)
                 .and_then(|()| tx.execute_batch(NO_CHECKPOINTS))
                 .map_err(Error::database("begin a collection"))

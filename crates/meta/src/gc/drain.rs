@@ -2,9 +2,9 @@
 //!
 //! **Crash.** Every step may be repeated: bytes that are gone already are as good as removed now. An entry goes after
 //! its bytes, so a crash between the two costs a look. **Ordering.** The transaction that queued an entry is on disk
-//! before its bytes are touched. A blob is looked at and removed under the claim that its commit takes, so it is
-//! either removed before it is written again, or found to be named again and kept. Numbers of snapshots and ingests
-//! are never used twice. **Cancellation.** Between batches, by the process's end.
+//! before its bytes are touched: entries that come later wait for the next run. A blob is looked at and removed under
+//! the claim that its commit takes, so it is either removed before it is written again, or found to be named again and
+//! kept. Numbers of snapshots and ingests are never used twice. **Cancellation.** Between batches, by the process's end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -25,13 +25,13 @@ use crate::{Db, Error, Event};
 use orlop_types::chain;
 
 /// How many entries are worked off between two looks into the queue.
-const PAGE_ITEMS: usize = 128;
+const PAGE_ITEMS: usize = 512;
 
 /// How many entries one transaction takes off the queue.
 const SETTLE_ITEMS: usize = 16;
 
 /// How many folders a snapshotter deletes in one call.
-const CLEANUP_FOLDERS: usize = 64;
+const CLEANUP_FOLDERS: usize = 512;
 
 /// The most it is asked for at a time, when the first ones cannot be deleted.
 const CLEANUP_FOLDERS_MAX: usize = 1 << 16;
@@ -83,13 +83,17 @@ impl<'a> Drain<'a> {
         }
     }
 
-    /// Works off what is due. Bytes of records that went in a transaction without fsync must wait for
-    /// [`Db::make_durable`], which is the caller's.
+    /// Works off what is due.
     pub(super) fn run(mut self) -> Result<Drained, Error> {
-        let mut after = 0;
-        loop {
+        let newest = self.db.read("read the sweep queue", queue::newest)?;
+        if newest.is_some() {
+            // Records may have gone without an fsync: a power cut must not bring them back without their bytes.
+            self.db.make_durable()?;
+        }
+        let (mut after, newest) = (0, newest.unwrap_or(0));
+        while after < newest {
             let page = self.db.read("read the sweep queue", |connection| {
-                queue::due(connection, (self.now, after), PAGE_ITEMS)
+                queue::due(connection, self.now, (after, newest), PAGE_ITEMS)
             })?;
             let Some(last) = page.last() else { break };
             after = last.id;

@@ -50,8 +50,6 @@ struct State {
     jitter: Jitter,
     /// Until when expiries have been seen, in nanoseconds since 1970.
     seen_until: i64,
-    /// Rows went in transactions that are perhaps not on disk yet: no bytes may go.
-    unsynced: bool,
 }
 
 /// When something is due without anybody writing.
@@ -73,7 +71,6 @@ impl Collector {
                 totals: Totals::default(),
                 jitter: Jitter::from_entropy(),
                 seen_until: i64::MIN,
-                unsynced: false,
             }),
         }
     }
@@ -88,9 +85,7 @@ impl Collector {
         let mut state = self.lock();
         let start = Instant::now();
         state.totals.last_pass_at = Some(now);
-        let was_unsynced = std::mem::replace(&mut state.unsynced, true);
         let passed = self.remove_rows(to_nanos(now)).and_then(|mut report| {
-            state.unsynced = was_unsynced || report.removed.total() > 0;
             state.seen_until = to_nanos(now);
             self.drain(to_nanos(now), &mut state, &mut report)?;
             Ok(report)
@@ -181,11 +176,6 @@ impl Collector {
     }
 
     fn drain(&self, now: i64, state: &mut State, report: &mut Report) -> Result<(), Error> {
-        if state.unsynced {
-            // A power cut must not bring rows back whose bytes are gone.
-            self.db.make_durable()?;
-            state.unsynced = false;
-        }
         // What this pass queued carries a later time than the pass.
         let due = now.max(self.db.now());
         let drained = drain::Drain::new(&self.db, due, &mut state.jitter).run()?;

@@ -104,18 +104,27 @@ pub(super) fn status(db: &Db, limit: usize) -> Result<QueueStatus, Error> {
     })
 }
 
-/// At most `limit` entries after `after` whose time has come, in the order they came.
+/// The newest entry but those of what was put aside. Numbers of entries are never used twice.
+pub(super) fn newest(connection: &Connection) -> Result<Option<i64>, Error> {
+    connection
+        .prepare_cached("SELECT max(id) FROM sweeps WHERE kind <> ?1")
+        .and_then(|mut select| select.query_row([SweepKind::Leftovers as u8], |row| row.get(0)))
+        .map_err(Error::database("read the sweep queue"))
+}
+
+/// At most `limit` entries after `after` and up to `newest` whose time has come by `now`, in the order they came.
 pub(super) fn due(
     connection: &Connection,
-    (now, after): (i64, i64),
+    now: i64,
+    (after, newest): (i64, i64),
     limit: usize,
 ) -> Result<Vec<QueueItem>, Error> {
     let sql = format!(
-        "{SELECT} WHERE id > ?1 AND next_try_at <= ?2 AND kind <> {} ORDER BY id LIMIT ?3",
+        "{SELECT} WHERE id > ?1 AND id <= ?2 AND next_try_at <= ?3 AND kind <> {} ORDER BY id LIMIT ?4",
         SweepKind::Leftovers as u8
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    items(connection, &sql, params![after, now, limit])
+    items(connection, &sql, params![after, newest, now, limit])
 }
 
 /// What snapshotters put aside, whether its time has come or not.

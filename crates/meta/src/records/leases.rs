@@ -135,24 +135,37 @@ impl<'a> Leases<'a> {
     /// # Errors
     /// `AlreadyExists`, `Database`.
     pub fn create(&self, id: &LeaseId, labels: &Labels) -> Result<Lease, Error> {
-        self.view.db().write("create a lease", |tx| {
-            let namespace = node::ensure_namespace(tx, self.view.namespace())?;
-            let labels = without_empty(labels);
-            let kept = node::expiry(NodeKind::Lease, id.as_str(), &labels);
-            let node = node::enliven(tx, key(namespace, id), kept)?
-                .ok_or_else(|| already_exists(NodeKind::Lease, id, self.view.namespace()))?;
-            tx.prepare_cached("INSERT INTO leases VALUES (?1, ?2, ?3)")
-                .and_then(|mut insert| insert.execute(params![node, to_json(&labels), tx.now]))
-                .map_err(Error::database("create a lease"))?;
-            let lease = Lease {
-                id: id.clone(),
-                labels: labels.clone(),
-                created_at: from_nanos(tx.now),
-            };
-            let id = id.clone();
-            tx.append(self.view.namespace(), &Event::LeaseCreate { id, labels })?;
-            Ok(lease)
-        })
+        let create = |tx: &Tx<'_>| self.create_in(tx, id, labels);
+        self.view.db().write("create a lease", create)
+    }
+
+    /// As [`Leases::create`], without waiting for the disk: for a lease that only spans what its maker does next, which
+    /// a power cut ends too. What is written durably under it takes the lease to the disk with it.
+    ///
+    /// # Errors
+    /// As [`Leases::create`].
+    pub fn create_relaxed(&self, id: &LeaseId, labels: &Labels) -> Result<Lease, Error> {
+        let create = |tx: &Tx<'_>| self.create_in(tx, id, labels);
+        self.view.db().write_relaxed("create a lease", create)
+    }
+
+    fn create_in(&self, tx: &Tx<'_>, id: &LeaseId, labels: &Labels) -> Result<Lease, Error> {
+        let namespace = node::ensure_namespace(tx, self.view.namespace())?;
+        let labels = without_empty(labels);
+        let kept = node::expiry(NodeKind::Lease, id.as_str(), &labels);
+        let node = node::enliven(tx, key(namespace, id), kept)?
+            .ok_or_else(|| already_exists(NodeKind::Lease, id, self.view.namespace()))?;
+        tx.prepare_cached("INSERT INTO leases VALUES (?1, ?2, ?3)")
+            .and_then(|mut insert| insert.execute(params![node, to_json(&labels), tx.now]))
+            .map_err(Error::database("create a lease"))?;
+        let lease = Lease {
+            id: id.clone(),
+            labels: labels.clone(),
+            created_at: from_nanos(tx.now),
+        };
+        let id = id.clone();
+        tx.append(self.view.namespace(), &Event::LeaseCreate { id, labels })?;
+        Ok(lease)
     }
 
     /// One lease.
@@ -199,15 +212,28 @@ impl<'a> Leases<'a> {
     /// # Errors
     /// `NotFound`, `Database`.
     pub fn delete(&self, id: &LeaseId) -> Result<(), Error> {
-        self.view.db().write("remove a lease", |tx| {
-            let node = self.node(tx, id)?;
-            remove(tx, node)?;
-            let event = Event::LeaseDelete {
-                id: id.clone(),
-                expired: false,
-            };
-            tx.append(self.view.namespace(), &event).map(drop)
-        })
+        let delete = |tx: &Tx<'_>| self.delete_in(tx, id);
+        self.view.db().write("remove a lease", delete)
+    }
+
+    /// As [`Leases::delete`], without waiting for the disk: for a lease with an expiry, which ends it as well when a
+    /// power cut brings it back.
+    ///
+    /// # Errors
+    /// As [`Leases::delete`].
+    pub fn delete_relaxed(&self, id: &LeaseId) -> Result<(), Error> {
+        let delete = |tx: &Tx<'_>| self.delete_in(tx, id);
+        self.view.db().write_relaxed("remove a lease", delete)
+    }
+
+    fn delete_in(&self, tx: &Tx<'_>, id: &LeaseId) -> Result<(), Error> {
+        let node = self.node(tx, id)?;
+        remove(tx, node)?;
+        let event = Event::LeaseDelete {
+            id: id.clone(),
+            expired: false,
+        };
+        tx.append(self.view.namespace(), &event).map(drop)
     }
 
     /// Makes a lease hold something, once.

@@ -62,8 +62,9 @@ impl Snapshots<'_> {
         options: &SnapshotOptions,
     ) -> Result<Vec<Mount>, Error> {
         let backend = self.backend()?;
-        // A killed process keeps this row without an fsync; a power cut may take it, but then the folder was not
-        // synced either, and what is left of it has no row and goes.
+        // A killed process keeps this row without an fsync; a power cut may take it, but then folder and files were
+        // not synced either, and what is left of them has no row and goes. Whatever a client does next that must last
+        // (a commit, a container's record) syncs the log and this row with it.
         let begun = self
             .view
             .db()
@@ -93,7 +94,7 @@ impl Snapshots<'_> {
                 return Err(self.failed("prepare", key)(error));
             }
         };
-        self.view.db().write("finish a snapshot", |tx| {
+        self.view.db().write_relaxed("finish a snapshot", |tx| {
             self.finish(tx, id, key, kind, options)
         })?;
         Ok(mounts)

@@ -1,7 +1,7 @@
 //! Replacing a small file so that a crash leaves the old or the new content, never a mixture.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Dir, FsError, Mode, Name};
@@ -18,17 +18,36 @@ impl Dir {
     /// [`FsError::Io`]. The old content is then still there, unless only the last sync failed: then either may
     /// be there after a power cut.
     pub fn write_atomic(&self, name: &Name, content: &[u8], mode: Mode) -> Result<(), FsError> {
+        self.replace(name, content, mode, |file| file.sync_all())?;
+        self.sync()
+    }
+
+    /// Replaces the file `name` by `content` for whoever reads it, a killed process or not, and waits for no disk: for
+    /// folders that a reboot empties, where a file need not outlive a power cut.
+    ///
+    /// # Errors
+    /// [`FsError::Io`]. The old content is then still there.
+    pub fn write_volatile(&self, name: &Name, content: &[u8], mode: Mode) -> Result<(), FsError> {
+        self.replace(name, content, mode, |_file| Ok(()))
+    }
+
+    fn replace(
+        &self,
+        name: &Name,
+        content: &[u8],
+        mode: Mode,
+        settle: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<(), FsError> {
         let temporary = temporary_name();
         let written = self
             .create_file(&temporary, mode)
             .and_then(|file| self.fill(file, name, content))
+            .and_then(|file| settle(&file).map_err(|source| self.io("sync", name, source)))
             .and_then(|()| self.rename(&temporary, self, name));
-        if let Err(error) = written {
+        written.inspect_err(|_| {
             // The first error is the one to tell; a stray temporary file is found at the next start.
             self.remove_file(&temporary).ok();
-            return Err(error);
-        }
-        self.sync()
+        })
     }
 
     /// Removes the temporary files that a killed process left behind. Only the owner of the directory may call
@@ -48,11 +67,10 @@ impl Dir {
         Ok(removed)
     }
 
-    fn fill(&self, mut file: File, name: &Name, content: &[u8]) -> Result<(), FsError> {
+    fn fill(&self, mut file: File, name: &Name, content: &[u8]) -> Result<File, FsError> {
         file.write_all(content)
             .map_err(|source| self.io("write", name, source))?;
-        file.sync_all()
-            .map_err(|source| self.io("sync", name, source))
+        Ok(file)
     }
 }
 
@@ -87,6 +105,17 @@ mod tests {
         assert_eq!(dir.entries().unwrap().count(), 1);
         let mode = folder.path().join("target").metadata().unwrap();
         assert_eq!(mode.permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn a_volatile_file_is_replaced_as_a_whole_too() {
+        let (_folder, dir) = scratch();
+        for content in [&b"a longer first content"[..], b"second"] {
+            dir.write_volatile(&TARGET, content, Mode::from(0o600))
+                .unwrap();
+            assert_eq!(dir.read(&TARGET, 64).unwrap(), content);
+        }
+        assert_eq!(dir.entries().unwrap().count(), 1);
     }
 
     #[test]

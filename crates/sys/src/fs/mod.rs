@@ -13,8 +13,9 @@
 //!   opening (`RESOLVE_NO_XDEV`), so that there is no window between a check and its use;
 //! - a function that says "durable" has synced the file and the directory that names it.
 //!
-//! Crash: [`Dir::write_atomic`] leaves the old or the new content, and at worst a stray temporary file that
-//! [`Dir::remove_stale_temporaries`] takes away; [`remove_tree_beneath`] leaves a smaller tree and may be repeated.
+//! Crash: [`Dir::write_atomic`], and while the kernel lives [`Dir::write_volatile`], leave the old or the new content,
+//! and at worst a stray temporary file that [`Dir::remove_stale_temporaries`] takes away; [`remove_tree_beneath`] leaves
+//! a smaller tree and may be repeated.
 //! Cancellation: all calls block and end by themselves; none waits for another process.
 //! Ordering: removal is depth-first, a directory after all that is in it.
 
