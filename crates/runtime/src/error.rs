@@ -183,6 +183,61 @@ pub enum Error {
         #[source]
         source: crate::record::RecordFault,
     },
+    /// The container does not run, and has to.
+    #[error("container {container:?} is {phase}, not running")]
+    NotRunning {
+        /// The container.
+        container: String,
+        /// Where it is.
+        phase: String,
+    },
+    /// A command makes no process, or the container's spec is not one to take over.
+    #[error("no process can be specified in container {container:?}")]
+    ExecSpec {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: crate::exec::ExecSpecError,
+    },
+    /// The FIFOs of a process cannot be made or opened.
+    #[error("a process in container {container:?} has no streams")]
+    Fifo {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A process ran for longer than it may, and was killed.
+    #[error("the process in container {container:?} was killed: it did not end within {limit:?}")]
+    ExecTimeout {
+        /// The container.
+        container: String,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// The shim offers no streams to attach to.
+    #[error("cannot attach to container {container:?}")]
+    Attach {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nobody answers at a port.
+    #[error("cannot connect to port {port}")]
+    Forward {
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel gave no random number.
+    #[error("there are no random numbers")]
+    Random(#[source] std::io::Error),
     /// The daemon is shutting down, or a job of it failed.
     #[error("the daemon cannot finish this now")]
     Daemon(#[source] BlockingError),
@@ -218,6 +273,12 @@ impl Error {
             Self::Deadline { .. } => "ORL-E6009",
             Self::Record { .. } => "ORL-E6010",
             Self::ForeignRecord { .. } => "ORL-E6011",
+            Self::NotRunning { .. } => "ORL-E6031",
+            Self::ExecSpec { .. } => "ORL-E6032",
+            Self::Fifo { .. } | Self::Random(_) => "ORL-E6033",
+            Self::ExecTimeout { .. } => "ORL-E6034",
+            Self::Attach { .. } => "ORL-E6035",
+            Self::Forward { .. } => "ORL-E6036",
             Self::Daemon(_) => "ORL-E6012",
             Self::Gone { .. } => "ORL-E6013",
         }
@@ -229,14 +290,19 @@ impl Error {
         match self {
             Self::NoTask { .. } => ErrorKind::NotFound,
             Self::TaskExists { .. } | Self::ContainerExists { .. } => ErrorKind::AlreadyExists,
-            Self::Refused(_) => ErrorKind::FailedPrecondition,
+            Self::Refused(_) | Self::NotRunning { .. } | Self::Attach { .. } => {
+                ErrorKind::FailedPrecondition
+            }
             Self::Spec { .. }
             | Self::User { .. }
             | Self::Label { .. }
+            | Self::ExecSpec { .. }
             | Self::UnknownRuntime { .. } => ErrorKind::InvalidArgument,
             Self::Accounts { .. }
             | Self::NetworkNamespace { .. }
             | Self::Logs { .. }
+            | Self::Fifo { .. }
+            | Self::Random(_)
             | Self::Bundle { .. }
             | Self::ShimStart { .. }
             | Self::ForeignRecord { .. } => ErrorKind::Internal,
@@ -244,9 +310,9 @@ impl Error {
             Self::Network { .. } => ErrorKind::Internal,
             Self::Shim { source, .. } => shim_kind(source),
             Self::Rootfs { .. } => ErrorKind::FailedPrecondition,
-            Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
+            Self::Deadline { .. } | Self::ExecTimeout { .. } => ErrorKind::DeadlineExceeded,
             Self::Record { source, .. } => source.kind(),
-            Self::Daemon(_) | Self::Gone { .. } => ErrorKind::Unavailable,
+            Self::Daemon(_) | Self::Gone { .. } | Self::Forward { .. } => ErrorKind::Unavailable,
         }
     }
 }

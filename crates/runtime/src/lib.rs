@@ -12,13 +12,16 @@
 //! Entry points: [`Runtime`], [`events::serve`], [`spec::build`], [`machine::Task`].
 
 mod actor;
+pub mod attach;
 mod bundle;
 mod container;
 mod core;
 mod dns;
 mod error;
 pub mod events;
+pub mod exec;
 mod exit;
+mod forward;
 pub mod logs;
 pub mod machine;
 pub mod member;

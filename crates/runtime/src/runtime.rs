@@ -287,7 +287,7 @@ impl Runtime {
         self.core.tasks.spawn(ACTOR, move |token| actor.run(token));
     }
 
-    async fn container(&self, key: &TaskKey) -> Result<Container, Error> {
+    pub(crate) async fn container(&self, key: &TaskKey) -> Result<Container, Error> {
         let (db, key) = (self.core.db.clone(), key.clone());
         let id = key.container.to_string();
         let read = blocking::run("read container", move || {
@@ -450,7 +450,7 @@ fn streams_or_log(streams: Streams, container: &Container) -> Streams {
 }
 
 /// A path as it stands in a URI: what would end it or start an escape is escaped (RFC 3986).
-fn uri_path(path: &std::path::Path) -> String {
+pub(crate) fn uri_path(path: &std::path::Path) -> String {
     let text = path.to_string_lossy();
     text.replace('%', "%25")
         .replace('?', "%3F")

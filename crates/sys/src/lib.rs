@@ -17,6 +17,7 @@ pub mod beneath;
 pub mod cgroup;
 pub mod fs;
 pub mod mount;
+pub mod net;
 pub mod netns;
 pub mod process;
 pub mod signal;

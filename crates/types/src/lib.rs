@@ -11,6 +11,7 @@
 //!
 //! Entry points: [`Digest`], [`Descriptor`], [`Namespace`], [`Labels`].
 
+pub mod attach;
 mod descriptor;
 mod digest;
 pub mod exit;

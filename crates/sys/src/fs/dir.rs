@@ -270,6 +270,19 @@ impl Dir {
             .map_err(|source| self.io("link", from, source))
     }
 
+    /// Makes a FIFO (fifo(7)), whatever the umask is.
+    ///
+    /// # Errors
+    /// [`FsError::Io`], also if the name is taken.
+    pub fn create_fifo(&self, name: &Name, mode: Mode) -> Result<(), FsError> {
+        let make = || {
+            let path = name.as_os_str();
+            rustix::fs::mknodat(&self.fd, path, rustix::fs::FileType::Fifo, mode, 0)?;
+            rustix::fs::chmodat(&self.fd, path, mode, AtFlags::empty())
+        };
+        make().map_err(|source| self.io("make a FIFO at", name, source))
+    }
+
     /// Removes a name that is not a directory. One that is already gone is no error.
     ///
     /// # Errors

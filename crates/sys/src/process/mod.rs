@@ -13,6 +13,7 @@
 
 mod run;
 mod spawn;
+mod tree;
 mod tune;
 
 use std::io;
@@ -21,6 +22,7 @@ use rustix::process::{Pid, WaitOptions};
 
 pub use run::{Finished, RunError, in_memory, run};
 pub use spawn::{Child, Input, Spawn, SpawnError};
+pub use tree::kill_tree;
 pub use tune::{
     OomScore, become_subreaper, keep_heap_small, shed_memory, take_inherited_fd, with_oom_score,
 };
