@@ -1,3 +1,4 @@
 //! Test doubles.
 
+pub mod proxy;
 pub mod registry;

@@ -11,9 +11,10 @@ use reqwest::Response;
 
 use crate::auth::{Authorizer, NoCredentials, Scope, SharedCredentials};
 use crate::error::{Error, Failure, FailureKind, Operation};
-use crate::fetch::{FetchOptions, HostMemory, MemoryBudget};
+use crate::fetch::{Distrust, FetchOptions, HostMemory, MemoryBudget};
 use crate::hosts::{Capabilities, Endpoint, HostTree};
 use crate::observe::{NoObserver, Observer};
+use crate::proxy::Proxies;
 use crate::transport::{Ask, Deadlines, Transport, failure_of_status};
 
 /// The longest wait for a connection without `dial_timeout`.
@@ -34,6 +35,8 @@ pub struct ClientOptions {
     pub retry: RetryPolicy,
     /// Watches transfers.
     pub observer: Arc<dyn Observer>,
+    /// Which requests go through a proxy: what the environment says, as a rule.
+    pub proxies: Proxies,
     /// Sent with every request.
     pub user_agent: String,
 }
@@ -47,6 +50,7 @@ impl Default for ClientOptions {
             fetch: FetchOptions::default(),
             retry: RetryPolicy::default(),
             observer: Arc::new(NoObserver),
+            proxies: Proxies::from_environment(),
             user_agent: concat!("orlop/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -63,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) transport: Transport,
     pub(crate) authorizer: Authorizer,
     pub(crate) memory: HostMemory,
+    pub(crate) distrust: Distrust,
 }
 
 impl Client {
@@ -74,9 +79,14 @@ impl Client {
             no_progress: options.fetch.no_progress,
         };
         let shared = Shared {
-            transport: Transport::new(deadlines, options.user_agent.clone()),
+            transport: Transport::new(
+                deadlines,
+                options.proxies.clone(),
+                options.user_agent.clone(),
+            ),
             authorizer: Authorizer::default(),
             memory: HostMemory::new(&options.fetch),
+            distrust: Distrust::default(),
         };
         Self {
             options: Arc::new(options),

@@ -97,6 +97,8 @@ pub enum FailureKind {
     TooLarge,
     /// Ranges are not served properly by this host; internal unless every way failed.
     BadRange,
+    /// The host's bytes have another digest than the blob; it is not asked for that blob again.
+    WrongDigest,
     /// Credentials could not be had, for example because a helper failed.
     Credentials,
     /// Our own configuration of this host does not work.
@@ -124,6 +126,7 @@ impl FailureKind {
             | Self::BadResponse
             | Self::TooLarge
             | Self::BadRange
+            | Self::WrongDigest
             | Self::Credentials
             | Self::Configuration
             | Self::Sink
@@ -144,6 +147,7 @@ impl FailureKind {
             | Self::BadResponse
             | Self::TooLarge
             | Self::BadRange
+            | Self::WrongDigest
             | Self::Credentials
             | Self::Configuration
             | Self::Sink
@@ -167,6 +171,7 @@ impl FailureKind {
             Self::Configuration => "ORL-E3012",
             Self::Sink => "ORL-E3013",
             Self::Foreign => "ORL-E3014",
+            Self::WrongDigest => "ORL-E3015",
         }
     }
 
@@ -207,6 +212,9 @@ impl FailureKind {
             Self::BadResponse | Self::TooLarge | Self::BadRange => {
                 "the answer is not what a registry gives: check for a proxy or login page in between"
             }
+            Self::WrongDigest => {
+                "the host named gave damaged or forged bytes: repair or remove it, or push the image again"
+            }
             Self::Credentials => "check ~/.docker/config.json and its credential helper",
             Self::Configuration => "correct hosts.toml",
             Self::Sink => "check free space and health of the disk",
@@ -218,6 +226,8 @@ impl FailureKind {
     const fn weight(self) -> u8 {
         match self {
             Self::Sink | Self::Foreign => 9,
+            // Heavier than what other hosts said: it is the reason why they were asked.
+            Self::WrongDigest => 9,
             Self::Configuration | Self::Credentials => 8,
             Self::Unauthorized | Self::Forbidden => 7,
             Self::TooManyRequests { .. } => 6,
@@ -258,6 +268,7 @@ impl fmt::Display for FailureKind {
             Self::BadResponse => formatter.write_str("bad response"),
             Self::TooLarge => formatter.write_str("response too large"),
             Self::BadRange => formatter.write_str("ranges served wrongly"),
+            Self::WrongDigest => formatter.write_str("wrong digest"),
             Self::Credentials => formatter.write_str("no credentials"),
             Self::Configuration => formatter.write_str("host configuration unusable"),
             Self::Sink => formatter.write_str("bytes could not be stored"),

@@ -24,20 +24,23 @@ mod fetch;
 mod hosts;
 mod manifest;
 mod observe;
+mod proxy;
 mod push;
 mod resolve;
 mod tls;
 mod transport;
+mod upload;
 
 pub use auth::{
-    Credential, CredentialError, CredentialFuture, CredentialSource, DockerConfig, FixedCredential,
-    NoCredentials,
+    Challenge, Credential, CredentialError, CredentialFuture, CredentialSource, DockerConfig,
+    FixedCredential, NoCredentials,
 };
 pub use client::{Client, ClientOptions};
 pub use error::{Error, Failure, FailureKind, Operation, Reach, TlsCause};
-pub use fetch::{BlobSink, FetchOptions, Fetched, MemoryBudget};
-pub use hosts::{Capabilities, Endpoint, HostTree, HostsError, Scheme, TlsFiles};
+pub use fetch::{BlobSink, ContentRange, FetchOptions, Fetched, MemoryBudget};
+pub use hosts::{Capabilities, Endpoint, HostTree, HostsError, Scheme, TlsFiles, parse_hosts_file};
 pub use manifest::Manifest;
 pub use observe::{NoObserver, Observer, Outcome, Transfer};
+pub use proxy::Proxies;
 pub use push::{BlobSource, Pushed};
 pub use resolve::Resolved;

@@ -8,15 +8,18 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION};
 use http::{Method, StatusCode};
 use orlop_types::{Descriptor, Digest, Reference, Target};
 use reqwest::{Response, Url};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::auth::Scope;
 use crate::client::{Client, Door};
 use crate::error::{Error, Failure, FailureKind, Operation};
+use crate::fetch::MemoryBudget;
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest, read_bounded};
 use crate::transport::{Ask, same_origin};
 
-/// Blobs up to this many bytes go in one request; longer ones in pieces of this length.
-const PIECE_BYTES: u64 = 8 << 20;
+/// Blobs up to this many bytes go in one request; longer ones in pieces of this length. A small budget makes them
+/// shorter.
+const PIECE_BYTES_MAX: u64 = 8 << 20;
 const UPLOAD_TYPE: &str = "application/octet-stream";
 
 /// Where a blob's bytes come from.
@@ -195,7 +198,8 @@ impl Upload<'_> {
             return Ok(Pushed::Mounted);
         }
         let location = self.location(&response)?;
-        if self.descriptor.size <= PIECE_BYTES {
+        if self.descriptor.size <= self.piece_bytes() {
+            let _charge = self.charge(self.descriptor.size).await;
             let bytes = self.read(0, self.descriptor.size).await?;
             self.finish(location, bytes).await?;
         } else {
@@ -203,6 +207,20 @@ impl Upload<'_> {
             self.finish(location, Bytes::new()).await?;
         }
         Ok(Pushed::Uploaded)
+    }
+
+    fn piece_bytes(&self) -> u64 {
+        PIECE_BYTES_MAX.min(self.budget().total_bytes() as u64)
+    }
+
+    /// Room for a piece, before it is read and until it is sent.
+    async fn charge(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.budget().reserve(bytes).await
+    }
+
+    fn budget(&self) -> &MemoryBudget {
+        &self.door.client.options.budget
     }
 
     fn scope(&self) -> Scope {
@@ -242,7 +260,8 @@ impl Upload<'_> {
     async fn send_pieces(&self, mut location: Url) -> Result<Url, Failure> {
         let mut start = 0;
         while start < self.descriptor.size {
-            let end = (start + PIECE_BYTES).min(self.descriptor.size);
+            let end = (start + self.piece_bytes()).min(self.descriptor.size);
+            let _charge = self.charge(end - start).await;
             let mut ask = Ask::new(Method::PATCH, location)
                 .header(CONTENT_TYPE, UPLOAD_TYPE)
                 .header(CONTENT_RANGE, &format!("{start}-{}", end - 1));

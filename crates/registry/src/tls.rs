@@ -112,9 +112,15 @@ fn classify(error: &rustls::Error) -> TlsCause {
         },
         rustls::Error::InvalidMessage(_) => TlsCause::NotTls,
         rustls::Error::AlertReceived(
+            // What a server says about a certificate is about the one we showed, or did not show.
             AlertDescription::CertificateRequired
             | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
+            | AlertDescription::DecryptError
             | AlertDescription::AccessDenied,
         ) => TlsCause::ClientCertificate,
         _ => TlsCause::Other,

@@ -16,7 +16,9 @@ use reqwest::{Response, Url};
 
 use crate::error::{Failure, FailureKind, Reach, TlsCause};
 use crate::hosts::{Endpoint, Scheme, TlsFiles};
+use crate::proxy::Proxies;
 use crate::tls;
+use crate::upload::{Progress, WatchedBody};
 
 const REDIRECTS_MAX: usize = 5;
 /// How much of an error's body is read for the operator.
@@ -70,12 +72,14 @@ pub(crate) struct Transport {
     pools: Mutex<HashMap<PoolKey, reqwest::Client>>,
     plain: Mutex<HashSet<String>>,
     deadlines: Deadlines,
+    proxies: Proxies,
     user_agent: String,
 }
 
 impl Transport {
-    pub(crate) fn new(deadlines: Deadlines, user_agent: String) -> Self {
+    pub(crate) fn new(deadlines: Deadlines, proxies: Proxies, user_agent: String) -> Self {
         Self {
+            proxies,
             pools: Mutex::default(),
             plain: Mutex::default(),
             deadlines,
@@ -160,17 +164,19 @@ impl Transport {
             .headers(ask.headers.clone());
         let has_body =
             ask.method == Method::POST || ask.method == Method::PUT || ask.method == Method::PATCH;
+        let sent = Progress::default();
         if has_body {
-            request = request.body(ask.body.clone());
+            let body = WatchedBody::new(ask.body.clone(), sent.clone());
+            request = request.body(reqwest::Body::wrap(body));
         }
         // A redirect's host is not the endpoint: name the one that failed.
         let host = host_of(&ask.url);
         let dial = endpoint.dial_timeout.unwrap_or(self.deadlines.connect);
         let deadline = self.deadlines.no_progress.max(dial);
-        match tokio::time::timeout(deadline, request.send()).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(failure_of_error(&host, error)),
-            Err(_elapsed) => {
+        match sent.wait(deadline, request.send()).await {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(error)) => Err(failure_of_error(&host, error)),
+            None => {
                 let detail = format!("no answer within {deadline:?}");
                 Err(Failure::new(
                     &host,
@@ -191,6 +197,10 @@ impl Transport {
         }
         let unusable =
             |detail| Failure::new(&endpoint.authority, FailureKind::Configuration, detail);
+        if !self.proxies.problems().is_empty() {
+            return Err(unusable(self.proxies.problems().join("; ")));
+        }
+        let proxies = self.proxies.clone();
         let files = key.tls.clone();
         // Certificates are files: they are read where blocking is allowed.
         let config = orlop_base::blocking::run("registry-tls", move || tls::client_config(&files))
@@ -200,6 +210,7 @@ impl Transport {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(config)
             .redirect(reqwest::redirect::Policy::none())
+            .proxy(reqwest::Proxy::custom(move |url| proxies.proxy_for(url)))
             .connect_timeout(endpoint.dial_timeout.unwrap_or(self.deadlines.connect))
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .pool_idle_timeout(Duration::from_secs(30))

@@ -220,6 +220,142 @@ async fn a_slow_host_is_not_given_up_while_bytes_come() {
 }
 
 #[tokio::test]
+async fn a_host_that_trickles_is_given_up_like_one_that_is_silent() {
+    let registry = FakeRegistry::start();
+    let blob = put(&registry, &noise(100_000));
+    registry.fault(Fault::on("/blobs/", Action::Rate(200)));
+    let (sink, result) = fetch(&client(), &registry, &blob).await;
+    let error = result.expect_err("200 bytes a second are no progress");
+    assert_eq!(error.kind(), FailureKind::Unreachable(Reach::TimedOut));
+    assert!(sink.stored() < 100_000);
+}
+
+#[tokio::test]
+async fn a_host_that_resets_every_connection_after_a_byte_is_given_up() {
+    for (length, per_round) in [(1000, 1), (SIZE, 4)] {
+        let registry = FakeRegistry::start();
+        let blob = put(&registry, &noise(length));
+        registry.fault(Fault::on("/blobs/", Action::Truncate(1)));
+        let (_, result) = fetch(&client(), &registry, &blob).await;
+        result.expect_err("a byte is no progress");
+        let asked = registry.count("GET", "/blobs/");
+        let most = per_round * options().retry.attempts_max as usize;
+        assert!(asked <= most, "{asked} requests");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_resets_after_a_good_part_is_asked_for_the_rest() {
+    let registry = FakeRegistry::start();
+    let blob = put(&registry, &noise(3 * SIZE));
+    registry.fault(Fault::on("/blobs/", Action::Truncate(300 << 10)));
+    let mut options = options();
+    options.fetch.chunk_bytes = 1 << 20;
+    options.fetch.parallel_per_blob = 1;
+    let (sink, result) = fetch(&Client::new(options), &registry, &blob).await;
+    assert!(result.unwrap().rounds > 3);
+    assert_eq!(sink.digest(), blob.digest);
+    assert_eq!(sink.stored(), blob.size, "no byte was stored twice");
+}
+
+/// A client that knows `mirrors` of `upstream`, in their order.
+fn mirrored(
+    folder: &std::path::Path,
+    upstream: &FakeRegistry,
+    mirrors: &[&FakeRegistry],
+) -> Client {
+    let mut text = format!("server = \"{}\"\n", upstream.url());
+    for mirror in mirrors {
+        text += &format!("[host.\"{}\"]\n", mirror.url());
+    }
+    Client::new(ClientOptions {
+        hosts: hosts(folder, &upstream.host(), &text),
+        ..options()
+    })
+}
+
+#[tokio::test]
+async fn a_mirror_that_wants_a_pause_does_not_stop_the_other() {
+    let (upstream, busy, idle) = (
+        FakeRegistry::start(),
+        FakeRegistry::start(),
+        FakeRegistry::start(),
+    );
+    let blob = put(&upstream, &noise(SIZE));
+    put(&busy, &noise(SIZE));
+    put(&idle, &noise(SIZE));
+    busy.fault(Fault::on("/blobs/", Action::too_many_requests(50)).after(2));
+    let folder = tempfile::tempdir().unwrap();
+    let client = mirrored(folder.path(), &upstream, &[&busy, &idle]);
+    let fetching = fetch(&client, &upstream, &blob);
+    let (sink, result) = tokio::time::timeout(Duration::from_secs(40), fetching)
+        .await
+        .expect("nobody waits for the busy mirror");
+    result.unwrap();
+    assert_eq!(sink.digest(), blob.digest);
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_traced_to_their_mirror_and_the_next_is_asked() {
+    let (upstream, bad, good) = (
+        FakeRegistry::start(),
+        FakeRegistry::start(),
+        FakeRegistry::start(),
+    );
+    let blob = put(&upstream, &noise(SIZE));
+    put(&good, &noise(SIZE));
+    bad.put_wrong_blob("app", blob.digest, vec![7; SIZE]);
+    let folder = tempfile::tempdir().unwrap();
+    let client = mirrored(folder.path(), &upstream, &[&bad, &good]);
+    let mut hosts = Vec::new();
+    loop {
+        let (sink, result) = fetch(&client, &upstream, &blob).await;
+        let fetched = result.unwrap();
+        hosts.push(fetched.bytes_by_host.len());
+        if sink.digest() == blob.digest {
+            break;
+        }
+        assert!(client.distrust(&blob, &fetched));
+    }
+    // Both together, then the bad one alone, then the good one alone.
+    assert_eq!(hosts, [2, 1, 1]);
+    let before = bad.requests().len();
+    let (sink, _) = fetch(&client, &upstream, &blob).await;
+    assert_eq!(sink.digest(), blob.digest);
+    assert_eq!(bad.requests().len(), before, "it is remembered");
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn when_every_host_gave_wrong_bytes_the_error_names_them_all() {
+    let (upstream, mirror) = (FakeRegistry::start(), FakeRegistry::start());
+    let blob = put(&FakeRegistry::start(), &noise(1000));
+    for host in [&upstream, &mirror] {
+        host.put_wrong_blob("app", blob.digest, vec![7; 1000]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let client = mirrored(folder.path(), &upstream, &[&mirror]);
+    let error = loop {
+        match fetch(&client, &upstream, &blob).await.1 {
+            Ok(fetched) => assert!(client.distrust(&blob, &fetched)),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(
+        (error.kind(), error.code()),
+        (FailureKind::WrongDigest, "ORL-E3015")
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains(&upstream.host()) && text.contains(&mirror.host()),
+        "{text}"
+    );
+    // The next pull asks them again: they may have been mended.
+    fetch(&client, &upstream, &blob).await.1.unwrap();
+}
+
+#[tokio::test]
 async fn presigned_urls_are_used_again_until_they_expire_and_get_no_credentials() {
     let registry = FakeRegistry::start_with(Options {
         redirects: Redirects::Presigned { uses: 3 },
@@ -422,7 +558,7 @@ async fn a_slow_disk_never_makes_memory_grow_beyond_the_budget() {
         "the budget was the limit"
     );
     assert_eq!(budget.used_bytes(), 0);
-    // The budget, both ends' connection buffers of at most half a mebibyte each, and 6 MiB for everything else.
+    // The budget, the registry's own connection buffers, and 6 MiB for everything else.
     let allowed = (BUDGET + WORKERS * (1 << 20) + (6 << 20)) as u64;
     assert!(
         peak - before <= allowed,

@@ -11,9 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{client, hosts, noise, options, reference};
 use orlop_registry::{
-    BlobSource, Client, ClientOptions, Credential, Error, FailureKind, FixedCredential, HostTree,
-    Pushed, Reach, TlsCause,
+    BlobSource, Client, ClientOptions, Credential, DockerConfig, Error, FailureKind,
+    FixedCredential, HostTree, MemoryBudget, Proxies, Pushed, Reach, TlsCause,
 };
+use orlop_testkit::proxy::FakeProxy;
 use orlop_testkit::registry::{
     Access, Action, Authority, FakeRegistry, Fault, Layer, Options, ServerName, digest_of,
 };
@@ -486,6 +487,245 @@ async fn blobs_are_pushed_whole_or_in_pieces_or_mounted_or_left() {
             .unwrap();
         assert_eq!(mounted, Pushed::Mounted);
     }
+}
+
+#[tokio::test]
+async fn pushes_share_the_budget_and_send_shorter_pieces_when_it_is_small() {
+    const BUDGET: usize = 2 << 20;
+    let registry = FakeRegistry::start();
+    let budget = MemoryBudget::new(BUDGET);
+    let client = Client::new(ClientOptions {
+        budget: budget.clone(),
+        ..options()
+    });
+    let reference = reference(&registry, "app", "1");
+    let push = |length: usize| {
+        let bytes = noise(length);
+        let blob = Descriptor::new("m", digest_of(&bytes), length as u64);
+        let source: Arc<dyn BlobSource> = Arc::new(Source(bytes));
+        let (client, reference) = (&client, &reference);
+        async move { client.push_blob(reference, &blob, source, None).await }
+    };
+    let (one, two) = tokio::join!(push(6 << 20), push((6 << 20) + 1));
+    assert_eq!(
+        (one.unwrap(), two.unwrap()),
+        (Pushed::Uploaded, Pushed::Uploaded)
+    );
+    assert_eq!(registry.count("PATCH", "/uploads/"), 3 + 4);
+    assert_eq!(budget.peak_bytes(), BUDGET as u64);
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_token_service_that_fails_is_told_from_a_registry_that_does() {
+    for (action, kind, code) in [
+        (
+            Action::status(500),
+            FailureKind::Server {
+                status: 500,
+                retry_after: None,
+            },
+            "ORL-E3005",
+        ),
+        (Action::status(403), FailureKind::Forbidden, "ORL-E3002"),
+        (Action::status(200), FailureKind::BadResponse, "ORL-E3008"),
+        (
+            Action::Hang,
+            FailureKind::Unreachable(Reach::TimedOut),
+            "ORL-E3006",
+        ),
+    ] {
+        let (registry, _) = with_access(bearer(300, true));
+        registry.fault(Fault::on("/token", action.clone()));
+        let client = with_credential(&registry, basic("pa ss&word"));
+        let error = refusal(&client, &reference(&registry, "app", "1")).await;
+        assert_eq!((error.kind(), error.code()), (kind, code), "{action:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_identity_token_is_refused_and_needs_no_password_grant() {
+    let (registry, _) = with_access(bearer(300, true));
+    let client = with_credential(&registry, Credential::IdentityToken("stale".to_owned()));
+    let error = refusal(&client, &reference(&registry, "app", "1")).await;
+    assert_eq!(error.code(), "ORL-E3001", "{error}");
+    assert_eq!(registry.count("GET", "/token"), 0);
+}
+
+#[tokio::test]
+async fn tokens_are_kept_by_scope() {
+    let (registry, _) = with_access(bearer(300, true));
+    registry.put_image("other", "1", &[Layer::with_files(&[("a", b"b")])]);
+    let client = with_credential(&registry, basic("pa ss&word"));
+    for (repository, tokens) in [("app", 1), ("other", 2), ("app", 2), ("other", 2)] {
+        client
+            .resolve(&reference(&registry, repository, "1"))
+            .await
+            .unwrap();
+        assert_eq!(registry.count("POST", "/token"), tokens, "{repository}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_cannot_be_had_are_an_error_of_their_own() {
+    let (registry, _) = with_access(bearer(300, true));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    write(&path, r#"{"credsStore": "orlop-does-not-exist"}"#);
+    let client = client().with_credentials(Arc::new(DockerConfig::new(path)));
+    let error = refusal(&client, &reference(&registry, "app", "1")).await;
+    assert_eq!(
+        (error.kind(), error.code()),
+        (FailureKind::Credentials, "ORL-E3011")
+    );
+    assert!(
+        error.to_string().contains("orlop-does-not-exist"),
+        "{error}"
+    );
+}
+
+/// A registry that wants clients of `clients`, and a client with `settings` for it.
+async fn resolve_with_certificate(
+    folder: &std::path::Path,
+    clients: &Authority,
+    settings: &str,
+) -> Result<(), Error> {
+    let authority = Authority::new();
+    let (registry, _) = with_image(Options {
+        tls: Some(authority.identity_for(ServerName::Loopback, clients)),
+        ..Options::default()
+    });
+    let ca = folder.join("ca.pem");
+    write(&ca, authority.pem());
+    let text = format!("server = \"{}\"\nca = {ca:?}\n{settings}", registry.url());
+    let client = Client::new(ClientOptions {
+        hosts: hosts(folder, &registry.host(), &text),
+        ..options()
+    });
+    let reference = reference(&registry, "app", "1");
+    client.resolve(&reference).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_client_certificate_opens_a_registry_that_wants_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let clients = Authority::new();
+    let (certificate, key) = clients.certificate();
+    let path = |name: &str| folder.path().join(name);
+    write(&path("c.pem"), &certificate);
+    write(&path("k.pem"), &key);
+    write(&path("both.pem"), &(certificate + &key));
+    for settings in [
+        format!("client = [[{:?}, {:?}]]\n", path("c.pem"), path("k.pem")),
+        format!("client = {:?}\n", path("both.pem")),
+    ] {
+        resolve_with_certificate(folder.path(), &clients, &settings)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_a_client_certificate_that_is_trusted_the_error_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let clients = Authority::new();
+    let (certificate, key) = Authority::new().certificate();
+    let stranger = folder.path().join("stranger.pem");
+    write(&stranger, &(certificate + &key));
+    let broken = folder.path().join("broken.pem");
+    write(&broken, "-----BEGIN NONSENSE-----\n");
+    for (settings, kind) in [
+        (String::new(), FailureKind::Tls(TlsCause::ClientCertificate)),
+        (
+            format!("client = {stranger:?}\n"),
+            FailureKind::Tls(TlsCause::ClientCertificate),
+        ),
+        (format!("client = {broken:?}\n"), FailureKind::Configuration),
+    ] {
+        let error = resolve_with_certificate(folder.path(), &clients, &settings)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+/// A client that sends everything through `proxy` but what `exceptions` lists.
+fn behind(folder: &std::path::Path, text: &str, proxy: &str, exceptions: &str) -> Client {
+    let proxies = Proxies::from_lookup(|name| match name {
+        "HTTP_PROXY" | "HTTPS_PROXY" => Some(proxy.to_owned()),
+        "NO_PROXY" => Some(exceptions.to_owned()),
+        _ => None,
+    });
+    Client::new(ClientOptions {
+        hosts: hosts(folder, "registry.invalid", text),
+        proxies,
+        ..options()
+    })
+}
+
+#[tokio::test]
+async fn requests_go_through_the_proxy_by_tunnel_or_in_the_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference: Reference = "registry.invalid/app:1".parse().unwrap();
+    let tls = Some(Authority::new().identity(ServerName::Loopback));
+    for (options, settings, expected) in [
+        (
+            Options {
+                tls,
+                ..Options::default()
+            },
+            "skip_verify = true",
+            "CONNECT registry.invalid:443 HTTP/1.1",
+        ),
+        (
+            Options::default(),
+            "server = \"http://registry.invalid\"",
+            "HEAD http://registry.invalid/v2/app/manifests/1 HTTP/1.1",
+        ),
+    ] {
+        let (registry, _) = with_image(options);
+        let proxy = FakeProxy::start(registry.address(), Some(("user", "secret")));
+        let url = format!("http://user:secret@{}", proxy.address());
+        let client = behind(folder.path(), settings, &url, "10.0.0.0/8,other.io");
+        client.resolve(&reference).await.unwrap();
+        assert_eq!(proxy.lines()[0], expected);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_or_is_gone_is_an_error_without_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference: Reference = "registry.invalid/app:1".parse().unwrap();
+    let (registry, _) = with_access(Access::Open);
+    let proxy = FakeProxy::start(registry.address(), Some(("user", "right")));
+    for place in [proxy.address().to_string(), "127.0.0.1:9".to_owned()] {
+        let url = format!("http://user:secret@{place}");
+        let client = behind(folder.path(), "skip_verify = true", &url, "");
+        let error = refusal(&client, &reference).await;
+        assert!(
+            matches!(error.kind(), FailureKind::Unreachable(_)),
+            "{error}"
+        );
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+    assert!(registry.requests().is_empty());
+}
+
+#[tokio::test]
+async fn exceptions_and_unusable_proxies_are_heeded_before_anything_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let reference: Reference = "registry.invalid/app:1".parse().unwrap();
+    let (registry, _) = with_access(Access::Open);
+    let proxy = FakeProxy::start(registry.address(), None);
+    let url = format!("http://{}", proxy.address());
+    let client = behind(folder.path(), "skip_verify = true", &url, "invalid:443");
+    let error = refusal(&client, &reference).await;
+    assert_eq!(error.kind(), FailureKind::Unreachable(Reach::Dns));
+    assert_eq!(proxy.lines(), [""; 0]);
+    let client = behind(folder.path(), "skip_verify = true", "socks5://x", "");
+    let error = refusal(&client, &reference).await;
+    assert_eq!(error.code(), "ORL-E3012", "{error}");
+    assert!(error.to_string().contains("HTTPS_PROXY"), "{error}");
 }
 
 #[tokio::test]

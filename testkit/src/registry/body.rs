@@ -10,8 +10,11 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
 const PIECE_BYTES: usize = 64 * 1024;
-/// Slow bodies come in small pieces, so that a rate is smooth.
+/// Slow bodies come in small pieces, so that a rate is smooth: at most this many bytes, and twenty a second.
 const SLOW_PIECE_BYTES: usize = 8 * 1024;
+const SLOW_PIECES_PER_SECOND: u64 = 20;
+/// Before a connection is cut, what was sent until then gets time to leave.
+const CUT_AFTER: Duration = Duration::from_millis(5);
 
 /// How a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,7 @@ pub(crate) struct ScriptedBody {
     announce_length: bool,
     bytes_per_second: Option<u64>,
     pause: Option<Pin<Box<Sleep>>>,
+    is_cutting: bool,
 }
 
 impl ScriptedBody {
@@ -45,6 +49,7 @@ impl ScriptedBody {
             announce_length: true,
             bytes_per_second: None,
             pause: None,
+            is_cutting: false,
         }
     }
 
@@ -80,7 +85,9 @@ impl ScriptedBody {
     /// The next bytes, no more than fit before the scripted end.
     fn next_piece(&mut self) -> Bytes {
         let piece_bytes = match self.bytes_per_second {
-            Some(_) => SLOW_PIECE_BYTES,
+            Some(rate) => usize::try_from(rate / SLOW_PIECES_PER_SECOND)
+                .unwrap_or(SLOW_PIECE_BYTES)
+                .clamp(1, SLOW_PIECE_BYTES),
             None => PIECE_BYTES,
         };
         let allowed = match self.end {
@@ -114,6 +121,10 @@ impl Body for ScriptedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if matches!(self.end, End::Cut(at) if self.sent >= at) && !self.is_cutting {
+            self.is_cutting = true;
+            self.pause = Some(Box::pin(tokio::time::sleep(CUT_AFTER)));
+        }
         if let Some(pause) = &mut self.pause {
             match pause.as_mut().poll(context) {
                 Poll::Pending => return Poll::Pending,

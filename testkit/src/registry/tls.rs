@@ -6,14 +6,16 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 /// A certificate authority that lives as long as a test.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    der: CertificateDer<'static>,
     pem: String,
 }
 
@@ -62,13 +64,13 @@ impl Authority {
         let key = KeyPair::generate().expect("a test machine has randomness");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params
+        let certificate = params
             .self_signed(&key)
-            .expect("the parameters are complete")
-            .pem();
+            .expect("the parameters are complete");
         Self {
+            der: certificate.der().clone(),
+            pem: certificate.pem(),
             issuer: Issuer::new(params, key),
-            pem,
         }
     }
 
@@ -84,6 +86,29 @@ impl Authority {
     /// The machine has no randomness.
     #[must_use]
     pub fn identity(&self, name: ServerName) -> ServerIdentity {
+        self.server(name, None)
+    }
+
+    /// A certificate for a server that wants its clients to show one of `clients`.
+    ///
+    /// # Panics
+    /// The machine has no randomness.
+    #[must_use]
+    pub fn identity_for(&self, name: ServerName, clients: &Self) -> ServerIdentity {
+        self.server(name, Some(clients))
+    }
+
+    /// Certificate and key as PEM, for loopback: a client's, or a server's that is a program of its own.
+    ///
+    /// # Panics
+    /// The machine has no randomness.
+    #[must_use]
+    pub fn certificate(&self) -> (String, String) {
+        let (certificate, key) = self.issue(ServerName::Loopback);
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn issue(&self, name: ServerName) -> (rcgen::Certificate, KeyPair) {
         let names = match name {
             ServerName::Loopback | ServerName::Expired => {
                 vec!["127.0.0.1".to_owned(), "localhost".to_owned()]
@@ -99,17 +124,35 @@ impl Authority {
         let certificate = params
             .signed_by(&key, &self.issuer)
             .expect("the authority may sign");
-        let config = ServerConfig::builder_with_provider(Arc::new(
-            tokio_rustls::rustls::crypto::ring::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .expect("ring has all versions")
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
-        )
-        .expect("key and certificate belong together");
+        (certificate, key)
+    }
+
+    fn server(&self, name: ServerName, clients: Option<&Self>) -> ServerIdentity {
+        let (certificate, key) = self.issue(name);
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("ring has all versions");
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => {
+                let mut roots = RootCertStore::empty();
+                roots
+                    .add(clients.der.clone())
+                    .expect("an authority of ours");
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                        .build()
+                        .expect("one authority is enough");
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let config = builder
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            )
+            .expect("key and certificate belong together");
         ServerIdentity {
             acceptor: TlsAcceptor::from(Arc::new(config)),
         }

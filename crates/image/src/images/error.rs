@@ -277,9 +277,10 @@ fn kind_of_failure(kind: FailureKind) -> ErrorKind {
         | FailureKind::Unreachable(_)
         | FailureKind::Tls(_)
         | FailureKind::BadRange => ErrorKind::Unavailable,
-        FailureKind::BadResponse | FailureKind::TooLarge | FailureKind::Foreign => {
-            ErrorKind::FailedPrecondition
-        }
+        FailureKind::BadResponse
+        | FailureKind::TooLarge
+        | FailureKind::WrongDigest
+        | FailureKind::Foreign => ErrorKind::FailedPrecondition,
         FailureKind::Configuration => ErrorKind::InvalidArgument,
         FailureKind::Sink => ErrorKind::OutOfSpace,
     }

@@ -1,8 +1,8 @@
 //! `WWW-Authenticate` (RFC 9110, section 11.6.1): pure.
 
-/// What a host asks for.
+/// What a host asks for with a 401.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Challenge {
+pub enum Challenge {
     /// A user name and a password with every request.
     Basic,
     /// A token from the service at `realm`. The scope is ours to say, so it is not kept.
@@ -14,26 +14,29 @@ pub(crate) enum Challenge {
     },
 }
 
-/// The best challenge of one header line that Orlop can answer: bearer before basic.
-pub(crate) fn parse(line: &str) -> Option<Challenge> {
-    let mut found = None;
-    for (scheme, parameters) in split(line) {
-        if scheme.eq_ignore_ascii_case("bearer") {
-            let value = |name: &str| {
-                parameters
-                    .iter()
-                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
-                    .map(|(_, value)| value.clone())
-            };
-            if let Some(realm) = value("realm").filter(|realm| !realm.is_empty()) {
-                let service = value("service").unwrap_or_default();
-                return Some(Challenge::Bearer { realm, service });
+impl Challenge {
+    /// The best challenge of one header line that Orlop can answer: bearer before basic.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut found = None;
+        for (scheme, parameters) in split(line) {
+            if scheme.eq_ignore_ascii_case("bearer") {
+                let value = |name: &str| {
+                    parameters
+                        .iter()
+                        .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                        .map(|(_, value)| value.clone())
+                };
+                if let Some(realm) = value("realm").filter(|realm| !realm.is_empty()) {
+                    let service = value("service").unwrap_or_default();
+                    return Some(Self::Bearer { realm, service });
+                }
+            } else if scheme.eq_ignore_ascii_case("basic") {
+                found = Some(Self::Basic);
             }
-        } else if scheme.eq_ignore_ascii_case("basic") {
-            found = Some(Challenge::Basic);
         }
+        found
     }
-    found
 }
 
 type Parameters = Vec<(String, String)>;
@@ -123,14 +126,14 @@ mod tests {
             ("", None),
             ("=,=", None),
         ] {
-            assert_eq!(parse(line), expected, "{line}");
+            assert_eq!(Challenge::parse(line), expected, "{line}");
         }
     }
 
     proptest! {
         #[test]
         fn no_line_panics_or_hangs(line in "[Bb=\", \\\\a-z]{0,60}") {
-            let _parsed = parse(&line);
+            let _parsed = Challenge::parse(&line);
         }
     }
 }

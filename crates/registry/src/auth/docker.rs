@@ -1,7 +1,7 @@
 //! `~/.docker/config.json` and credential helpers (docker-credential-helpers' protocol).
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use super::credentials::{Credential, CredentialError, CredentialFuture, Credenti
 
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 const HELPER_OUTPUT_BYTES_MAX: u64 = 64 * 1024;
+/// How much of a failed helper's complaint is passed on.
+const HELPER_COMPLAINT_CHARS_MAX: usize = 200;
 const HELPER_DEADLINE: Duration = Duration::from_secs(30);
 /// The user name that marks a helper's secret as a refresh token.
 const TOKEN_USERNAME: &str = "<token>";
@@ -24,6 +26,8 @@ const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 #[derive(Debug, Clone)]
 pub struct DockerConfig {
     path: PathBuf,
+    /// Where helpers are; nothing means on the search path.
+    helpers: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,7 +61,17 @@ impl DockerConfig {
     /// Reads `path`, which need not exist.
     #[must_use]
     pub const fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self {
+            path,
+            helpers: None,
+        }
+    }
+
+    /// Takes credential helpers from `folder` instead of the search path.
+    #[must_use]
+    pub fn with_helpers_in(mut self, folder: PathBuf) -> Self {
+        self.helpers = Some(folder);
+        self
     }
 
     /// `$DOCKER_CONFIG/config.json`, or the one in the home folder.
@@ -73,14 +87,26 @@ impl DockerConfig {
         let Some(file) = self.read().await? else {
             return Ok(Credential::Anonymous);
         };
-        let helper = file.cred_helpers.get(host).unwrap_or(&file.creds_store);
+        // An empty name means "no helper for this one", whatever `credsStore` says.
+        let own = match host {
+            "docker.io" => file
+                .cred_helpers
+                .get(host)
+                .or_else(|| file.cred_helpers.get(DOCKER_HUB_KEY)),
+            _ => file.cred_helpers.get(host),
+        };
+        let helper = own.unwrap_or(&file.creds_store);
         if !helper.is_empty() {
             let server = if host == "docker.io" {
                 DOCKER_HUB_KEY
             } else {
                 host
             };
-            return ask_helper(helper, server).await;
+            let found = self.ask_helper(helper, server).await?;
+            if found != Credential::Anonymous {
+                return Ok(found);
+            }
+            // Written by hand next to a helper that has nothing: meant to be used.
         }
         match entry_for(&file.auths, host) {
             Some(entry) => self.credential_of(entry),
@@ -135,6 +161,43 @@ impl DockerConfig {
     }
 }
 
+impl DockerConfig {
+    /// Runs `docker-credential-<helper> get`, gives it the server's name and reads the answer, within a deadline.
+    async fn ask_helper(&self, helper: &str, server: &str) -> Result<Credential, CredentialError> {
+        let problem = |problem: String| CredentialError::Helper {
+            helper: helper.to_owned(),
+            problem,
+        };
+        let is_plain_name = helper
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        if !is_plain_name {
+            let detail = "its name must be letters, digits, '-', '_' and '.'";
+            return Err(problem(detail.to_owned()));
+        }
+        let name = format!("docker-credential-{helper}");
+        let program = match &self.helpers {
+            Some(folder) => folder.join(name),
+            None => PathBuf::from(name),
+        };
+        let (succeeded, text) = tokio::time::timeout(HELPER_DEADLINE, run_helper(&program, server))
+            .await
+            .map_err(|_elapsed| problem(format!("no answer within {HELPER_DEADLINE:?}")))?
+            .map_err(|error| problem(format!("{}: {error}", program.display())))?;
+        if !succeeded {
+            // The protocol has no status for "none": helpers print this sentence.
+            if String::from_utf8_lossy(&text).contains("credentials not found") {
+                return Ok(Credential::Anonymous);
+            }
+            return Err(problem(complaint(&text)));
+        }
+        // The answer is not repeated: it is a secret.
+        let answer = serde_json::from_slice(&text)
+            .map_err(|_| problem("its answer is not valid JSON".to_owned()))?;
+        Ok(credential_of_answer(answer))
+    }
+}
+
 impl CredentialSource for DockerConfig {
     fn credential<'a>(&'a self, host: &'a str) -> CredentialFuture<'a> {
         Box::pin(self.lookup(host))
@@ -175,46 +238,35 @@ fn entry_for<'a>(auths: &'a HashMap<String, Entry>, host: &str) -> Option<&'a En
     auths.get(*matching.first()?)
 }
 
-/// Runs `docker-credential-<helper> get`, gives it the server's name and reads the answer, within a deadline.
-async fn ask_helper(helper: &str, server: &str) -> Result<Credential, CredentialError> {
-    let problem = |problem: String| CredentialError::Helper {
-        helper: helper.to_owned(),
-        problem,
-    };
-    let is_plain_name = helper
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
-    if !is_plain_name {
-        return Err(problem(
-            "its name must be letters, digits, '-', '_' and '.'".to_owned(),
-        ));
-    }
-    let output = tokio::time::timeout(HELPER_DEADLINE, run_helper(helper, server))
-        .await
-        .map_err(|_elapsed| problem(format!("no answer within {HELPER_DEADLINE:?}")))?
-        .map_err(|error| problem(error.to_string()))?;
-    let (succeeded, text) = output;
-    if !succeeded {
-        // The protocol has no status for "none": helpers print this sentence.
-        if String::from_utf8_lossy(&text).contains("credentials not found") {
-            return Ok(Credential::Anonymous);
-        }
-        return Err(problem("it failed".to_owned()));
-    }
-    let answer: HelperAnswer = serde_json::from_slice(&text)
-        .map_err(|_| problem("its answer is not valid JSON".to_owned()))?;
+/// A helper's answer.
+fn credential_of_answer(answer: HelperAnswer) -> Credential {
     if answer.username == TOKEN_USERNAME {
-        return Ok(Credential::IdentityToken(answer.secret));
+        return Credential::IdentityToken(answer.secret);
     }
-    Ok(basic_or_anonymous(&answer.username, &answer.secret))
+    basic_or_anonymous(&answer.username, &answer.secret)
+}
+
+/// What a failed helper says about itself: its first line, without what a terminal would obey.
+fn complaint(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let line = text.lines().next().unwrap_or_default();
+    let line: String = line
+        .chars()
+        .filter(|character| !character.is_control())
+        .take(HELPER_COMPLAINT_CHARS_MAX)
+        .collect();
+    if line.is_empty() {
+        return "it failed without a word".to_owned();
+    }
+    format!("it failed: {line}")
 }
 
 #[allow(
     clippy::disallowed_methods,
     reason = "a child executable by protocol; orlop_sys is not an edge of this crate, and the child is killed when dropped"
 )]
-async fn run_helper(helper: &str, server: &str) -> std::io::Result<(bool, Vec<u8>)> {
-    let mut child = tokio::process::Command::new(format!("docker-credential-{helper}"))
+async fn run_helper(program: &Path, server: &str) -> std::io::Result<(bool, Vec<u8>)> {
+    let mut child = tokio::process::Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -222,7 +274,11 @@ async fn run_helper(helper: &str, server: &str) -> std::io::Result<(bool, Vec<u8
         .kill_on_drop(true)
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(server.as_bytes()).await?;
+        match stdin.write_all(server.as_bytes()).await {
+            // It need not read what it does not want to know.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
     }
     let mut text = Vec::new();
     if let Some(stdout) = child.stdout.take() {
@@ -299,6 +355,96 @@ mod tests {
             let error = config.lookup("a.io").await.unwrap_err().to_string();
             assert!(error.contains(helper), "{error}");
         }
+    }
+
+    /// A folder with helpers and a configuration that uses them.
+    fn with_helpers(json: &str) -> (tempfile::TempDir, DockerConfig) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (folder, config) = config(json);
+        for (name, script) in [
+            (
+                "good",
+                "read -r server; printf '{\"ServerURL\":\"%s\",\"Username\":\"%s\",\"Secret\":\"s\"}' \"$server\" \"$server\"",
+            ),
+            (
+                "token",
+                "echo '{\"Username\":\"<token>\",\"Secret\":\"refresh\"}'",
+            ),
+            (
+                "none",
+                "echo 'credentials not found in native keychain'; exit 1",
+            ),
+            (
+                "broken",
+                "printf 'the \\033[31mkeychain\\033[0m is locked\\nmore'; exit 1",
+            ),
+            ("silent", "exit 3"),
+            ("garbage", "echo '<html>secret</html>'"),
+            (
+                "endless",
+                "while echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; do :; done",
+            ),
+            ("hanging", "exec sleep 3600"),
+        ] {
+            let path = folder.path().join(format!("docker-credential-{name}"));
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).unwrap();
+        }
+        let helpers = folder.path().to_owned();
+        (folder, config.with_helpers_in(helpers))
+    }
+
+    #[tokio::test]
+    async fn a_host_of_its_own_helper_comes_before_the_store_and_the_store_before_the_file() {
+        let (_folder, config) = with_helpers(
+            r#"{
+                "credsStore": "good",
+                "credHelpers": {"own.io": "token", "none.io": "none", "empty.io": "", "lost.io": "none"},
+                "auths": {
+                    "own.io": {"username": "file", "password": "p"},
+                    "none.io": {"username": "file", "password": "p"},
+                    "empty.io": {"username": "file", "password": "p"}
+                }
+            }"#,
+        );
+        for (host, expected) in [
+            ("own.io", Credential::IdentityToken("refresh".to_owned())),
+            ("store.io:5000", basic("store.io:5000", "s")),
+            ("docker.io", basic(DOCKER_HUB_KEY, "s")),
+            ("none.io", basic("file", "p")),
+            ("empty.io", basic("file", "p")),
+            ("lost.io", Credential::Anonymous),
+        ] {
+            assert_eq!(config.lookup(host).await.unwrap(), expected, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_fails_is_an_error_that_says_how_and_shows_no_secret() {
+        for (helper, complaint) in [
+            ("broken", "it failed: the [31mkeychain[0m is locked"),
+            ("silent", "it failed without a word"),
+            ("garbage", "its answer is not valid JSON"),
+            ("endless", "it failed: xxx"),
+            ("absent", "No such file"),
+        ] {
+            let (_folder, config) = with_helpers(&format!("{{\"credsStore\": {helper:?}}}"));
+            let error = config.lookup("a.io").await.unwrap_err().to_string();
+            assert!(
+                error.contains(helper) && error.contains(complaint),
+                "{error}"
+            );
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    // The clock runs ahead when nothing else is to be done: the helper's half minute takes no time.
+    #[tokio::test(start_paused = true)]
+    async fn a_helper_that_hangs_is_given_up() {
+        let (_folder, config) = with_helpers(r#"{"credsStore": "hanging"}"#);
+        let error = config.lookup("a.io").await.unwrap_err().to_string();
+        assert!(error.contains("no answer within 30s"), "{error}");
     }
 
     #[test]

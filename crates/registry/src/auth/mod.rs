@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
+pub use challenge::Challenge;
 pub use credentials::{
     Credential, CredentialError, CredentialFuture, CredentialSource, FixedCredential, NoCredentials,
 };
@@ -24,7 +25,6 @@ pub use docker::DockerConfig;
 use crate::error::{Failure, FailureKind};
 use crate::hosts::Endpoint;
 use crate::transport::Transport;
-use challenge::Challenge;
 use tokens::{TokenKey, TokenStore};
 
 /// What a request wants to do.
@@ -98,7 +98,7 @@ impl Authorizer {
         let lines = headers.get_all(WWW_AUTHENTICATE).iter();
         let challenge = lines
             .filter_map(|line| line.to_str().ok())
-            .find_map(challenge::parse);
+            .find_map(Challenge::parse);
         let Some(challenge) = challenge else {
             return false;
         };

@@ -11,6 +11,7 @@
 //! Ordering: writes come in any order and never overlap within one round.
 
 mod budget;
+mod distrust;
 mod hosts;
 mod plan;
 mod pump;
@@ -26,9 +27,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use orlop_base::retry::Jitter;
 use orlop_types::{Descriptor, Reference};
+use tokio::time::Instant;
 
 pub use budget::MemoryBudget;
+pub(crate) use distrust::Distrust;
 pub(crate) use hosts::HostMemory;
+pub use range::ContentRange;
 pub use sink::BlobSink;
 
 use crate::client::Client;
@@ -47,7 +51,7 @@ pub struct FetchOptions {
     pub parallel_per_blob: usize,
     /// Requests for blobs to one host at once, over all blobs.
     pub parallel_per_host: usize,
-    /// How long a connection may be without a byte.
+    /// How long a connection may be without progress: a kibibyte of a body, or the answer to a request.
     pub no_progress: Duration,
     /// How long a host that serves ranges wrongly is asked for whole blobs only.
     pub ranges_avoided_for: Duration,
@@ -100,16 +104,28 @@ impl Client {
             return Err(Error::new(operation, subject, vec![failure]));
         }
         let endpoints = self.endpoints(operation, reference, |can| can.pull).await?;
-        let lanes = endpoints
+        let suspicion = self.shared.distrust.of(&descriptor.digest);
+        let (distrusted, trusted): (Vec<_>, Vec<_>) = endpoints
             .iter()
-            .map(|endpoint| Lane::new(self.door(endpoint, reference), reference, descriptor, &sink))
-            .collect();
+            .partition(|endpoint| suspicion.hosts.contains(&endpoint.authority));
+        if trusted.is_empty() {
+            self.shared.distrust.forgive(&descriptor.digest);
+        }
         let fetch = Fetch {
             client: self,
             size: descriptor.size,
+            lanes: trusted
+                .iter()
+                .map(|endpoint| {
+                    Lane::new(self.door(endpoint, reference), reference, descriptor, &sink)
+                })
+                .collect(),
             sink,
-            lanes,
-            failed: Vec::new(),
+            one_at_a_time: suspicion.one_at_a_time,
+            failed: distrusted
+                .iter()
+                .map(|endpoint| wrong_digest(&endpoint.authority, descriptor))
+                .collect(),
             jitter: Jitter::from_entropy(),
         };
         fetch
@@ -117,6 +133,26 @@ impl Client {
             .await
             .map_err(|failures| Error::new(operation, subject, failures))
     }
+
+    /// Tells that what `fetched` brought has another digest than `descriptor` says. The host it came from is not
+    /// asked for this blob again; if several gave bytes, they are asked one at a time from then on.
+    ///
+    /// Whether it makes sense to fetch again, into a sink that lacks everything. That comes to an end: when no host
+    /// is left, [`Self::fetch_blob`] fails and names them all.
+    #[must_use]
+    pub fn distrust(&self, descriptor: &Descriptor, fetched: &Fetched) -> bool {
+        for (host, bytes) in &fetched.bytes_by_host {
+            tracing::warn!(host, digest = %descriptor.digest, bytes, "a blob came with another digest");
+        }
+        self.shared
+            .distrust
+            .blame(descriptor.digest, descriptor.size, fetched)
+    }
+}
+
+fn wrong_digest(host: &str, descriptor: &Descriptor) -> Failure {
+    let detail = format!("the bytes it gave do not have digest {}", descriptor.digest);
+    Failure::new(host, FailureKind::WrongDigest, detail)
 }
 
 /// Layers whose licence forbids to distribute them name URLs instead (OCI image-spec, "non-distributable").
@@ -132,6 +168,7 @@ struct Fetch<'a> {
     size: u64,
     sink: Arc<dyn BlobSink>,
     lanes: Vec<Lane>,
+    one_at_a_time: bool,
     failed: Vec<Failure>,
     jitter: Jitter,
 }
@@ -154,10 +191,10 @@ impl Fetch<'_> {
             if active.is_empty() {
                 return Err(self.failed);
             }
+            let ready = self.ready(active).await;
             report.rounds += 1;
-            let failures = self.round(&missing, &active).await;
-            let progressed = plan::clip(&self.sink.missing(), self.size) != missing;
-            self.judge(failures, progressed).await?;
+            let failures = self.round(&missing, &ready).await;
+            self.judge(failures)?;
         }
     }
 
@@ -170,11 +207,30 @@ impl Fetch<'_> {
                 })
                 .collect()
         };
-        let mirrors = alive(false);
-        if mirrors.is_empty() {
-            alive(true)
-        } else {
-            mirrors
+        let mut lanes = alive(false);
+        if lanes.is_empty() {
+            lanes = alive(true);
+        }
+        if self.one_at_a_time {
+            lanes.truncate(1);
+        }
+        lanes
+    }
+
+    /// Those of `active` that need not wait; waits for the first if all must.
+    async fn ready(&self, active: Vec<usize>) -> Vec<usize> {
+        loop {
+            let waits: Vec<Option<Instant>> = active
+                .iter()
+                .map(|at| self.lanes[*at].resumes_at())
+                .collect();
+            match waits.iter().copied().min().flatten() {
+                Some(first) => tokio::time::sleep_until(first).await,
+                None => {
+                    let ready = active.iter().zip(waits).filter(|(_, wait)| wait.is_none());
+                    return ready.map(|(at, _)| *at).collect();
+                }
+            }
         }
     }
 
@@ -206,12 +262,7 @@ impl Fetch<'_> {
     }
 
     /// Draws the consequences of a round.
-    async fn judge(
-        &mut self,
-        failures: Vec<(usize, Failure)>,
-        progressed: bool,
-    ) -> Result<(), Vec<Failure>> {
-        let mut wait = Duration::ZERO;
+    fn judge(&mut self, failures: Vec<(usize, Failure)>) -> Result<(), Vec<Failure>> {
         let mut judged = Vec::new();
         for (at, failure) in failures {
             if failure.kind == FailureKind::Sink {
@@ -225,23 +276,10 @@ impl Fetch<'_> {
             judged.push(at);
             let lane = &mut self.lanes[at];
             tracing::debug!(host = lane.host(), error = %failure, "a range failed");
-            let verdict = lane.judge(
-                &failure,
-                progressed,
-                &self.client.options.retry,
-                &mut self.jitter,
-            );
-            match verdict {
-                Some(pause) => wait = wait.max(pause),
-                None if lane.is_closed() => {}
-                None => {
-                    lane.close();
-                    self.failed.push(failure);
-                }
+            if !lane.judge(&failure, &self.client.options.retry, &mut self.jitter) {
+                lane.close();
+                self.failed.push(failure);
             }
-        }
-        if !self.active().is_empty() && !wait.is_zero() {
-            tokio::time::sleep(wait).await;
         }
         Ok(())
     }

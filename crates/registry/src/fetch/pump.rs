@@ -7,18 +7,21 @@ use std::time::Duration;
 
 use reqwest::Response;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
-use super::budget::{BATCH_BYTES_MAX, MemoryBudget};
+use super::budget::BATCH_BYTES_MAX;
 use super::plan::intersect;
 use super::sink::BlobSink;
 use crate::error::{Failure, FailureKind, Reach};
 use crate::transport::failure_of_error;
 
+/// Fewer bytes than this within the no-progress deadline are no progress: a host that trickles hangs no pull.
+const PROGRESS_BYTES_MIN: usize = 1024;
+
 /// What a body is pumped with.
 pub(super) struct Pump<'a> {
     pub(super) host: &'a str,
     pub(super) sink: &'a Arc<dyn BlobSink>,
-    pub(super) budget: &'a MemoryBudget,
     pub(super) no_progress: Duration,
     /// Ranges to keep; other bytes of the body are passed over.
     pub(super) wanted: &'a [Range<u64>],
@@ -26,7 +29,7 @@ pub(super) struct Pump<'a> {
     pub(super) ranged: bool,
 }
 
-/// Bytes on their way to the sink.
+/// Bytes on their way to the sink. The charge is for everything the body holds and goes where they go.
 struct Batch {
     offset: u64,
     bytes: Vec<u8>,
@@ -40,26 +43,27 @@ impl Batch {
 }
 
 impl Pump<'_> {
-    /// Pumps a body that must hold exactly `body`; `kept` hears of every batch stored.
+    /// Pumps a body that must hold exactly `body` and is charged with `charge`; `kept` hears of every batch stored.
     pub(super) async fn run(
         &self,
         mut response: Response,
-        body: Range<u64>,
+        (body, charge): (Range<u64>, OwnedSemaphorePermit),
         mut kept: impl FnMut(u64),
     ) -> Result<(), Failure> {
         let mut position = body.start;
-        let mut batch = None;
+        let length = usize::try_from(body.end - body.start).unwrap_or(usize::MAX);
+        let mut batch = Batch {
+            offset: body.start,
+            bytes: Vec::with_capacity(length.min(BATCH_BYTES_MAX)),
+            _charge: charge,
+        };
+        let mut patience = Patience::new(self.no_progress);
         loop {
-            // The charge comes before the bytes: a reader that cannot buffer does not read.
-            let current = match batch.take() {
-                Some(batch) => batch,
-                None => self.begin(position, body.end).await,
-            };
-            let chunk = match self.next(&mut response).await {
+            let chunk = match self.next(&mut response, &mut patience).await {
                 Ok(Some(chunk)) => chunk,
                 ended => {
                     // What came before the end, good or bad, is worth keeping.
-                    self.store(current, &mut kept).await?;
+                    self.store(batch, &mut kept).await?;
                     return match ended? {
                         None if position < body.end => Err(self.wrong_length(position, &body)),
                         None | Some(_) => Ok(()),
@@ -70,7 +74,7 @@ impl Pump<'_> {
             if end > body.end {
                 return Err(self.wrong_length(end, &body));
             }
-            batch = Some(self.keep(current, &chunk, position, &mut kept).await?);
+            batch = self.keep(batch, &chunk, position, &mut kept).await?;
             position = end;
         }
     }
@@ -89,8 +93,8 @@ impl Pump<'_> {
                 if batch.bytes.is_empty() {
                     batch.offset = piece.start;
                 } else if batch.end() != piece.start || batch.bytes.len() == BATCH_BYTES_MAX {
-                    self.store(batch, kept).await?;
-                    batch = self.begin(piece.start, u64::MAX).await;
+                    batch = self.store(batch, kept).await?;
+                    batch.offset = piece.start;
                 }
                 let room = (BATCH_BYTES_MAX - batch.bytes.len()) as u64;
                 let stop = piece.end.min(piece.start + room);
@@ -103,44 +107,48 @@ impl Pump<'_> {
         Ok(batch)
     }
 
-    async fn begin(&self, offset: u64, end: u64) -> Batch {
-        let capacity = usize::try_from(end.saturating_sub(offset))
-            .unwrap_or(BATCH_BYTES_MAX)
-            .min(BATCH_BYTES_MAX);
-        let charge = self.budget.reserve(BATCH_BYTES_MAX).await;
-        Batch {
-            offset,
-            bytes: Vec::with_capacity(capacity),
-            _charge: charge,
-        }
-    }
-
-    /// Writes on a blocking thread; the charge goes with the bytes, even if this future is dropped meanwhile.
-    async fn store(&self, batch: Batch, kept: &mut impl FnMut(u64)) -> Result<(), Failure> {
+    /// Writes on a blocking thread and gives the emptied batch back. The charge goes with the bytes, even if this
+    /// future is dropped meanwhile.
+    async fn store(&self, mut batch: Batch, kept: &mut impl FnMut(u64)) -> Result<Batch, Failure> {
         if batch.bytes.is_empty() {
-            return Ok(());
+            return Ok(batch);
         }
         let length = batch.bytes.len() as u64;
         let sink = Arc::clone(self.sink);
-        orlop_base::blocking::run("blob-write", move || {
-            sink.write_at(batch.offset, &batch.bytes)
-        })
-        .await
-        .map_err(io::Error::other)
-        .flatten()
-        .map_err(|error| {
-            Failure::because(self.host, FailureKind::Sink, error.to_string(), error)
-        })?;
+        let job = move || {
+            let written = sink.write_at(batch.offset, &batch.bytes);
+            batch.bytes.clear();
+            written.map(|()| batch)
+        };
+        let batch = orlop_base::blocking::run("blob-write", job)
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map_err(|error| {
+                Failure::because(self.host, FailureKind::Sink, error.to_string(), error)
+            })?;
         kept(length);
-        Ok(())
+        Ok(batch)
     }
 
-    async fn next(&self, response: &mut Response) -> Result<Option<bytes::Bytes>, Failure> {
-        match tokio::time::timeout(self.no_progress, response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
+    async fn next(
+        &self,
+        response: &mut Response,
+        patience: &mut Patience,
+    ) -> Result<Option<bytes::Bytes>, Failure> {
+        let began = Instant::now();
+        match tokio::time::timeout(patience.left, response.chunk()).await {
+            Ok(Ok(chunk)) => {
+                let length = chunk.as_ref().map_or(0, bytes::Bytes::len);
+                patience.came(length, began.elapsed());
+                Ok(chunk)
+            }
             Ok(Err(error)) => Err(failure_of_error(self.host, error)),
             Err(_elapsed) => {
-                let detail = format!("no byte within {:?}", self.no_progress);
+                let detail = format!(
+                    "less than {PROGRESS_BYTES_MIN} bytes within {:?}",
+                    self.no_progress
+                );
                 Err(Failure::new(
                     self.host,
                     FailureKind::Unreachable(Reach::TimedOut),
@@ -158,6 +166,33 @@ impl Pump<'_> {
         };
         let detail = format!("the body ends at byte {end} and not at {}", body.end);
         Failure::new(self.host, kind, detail)
+    }
+}
+
+/// How much longer a connection may go without progress worth the name. Only waiting for it counts: a slow disk is
+/// not the host's fault.
+struct Patience {
+    full: Duration,
+    left: Duration,
+    bytes: usize,
+}
+
+impl Patience {
+    const fn new(full: Duration) -> Self {
+        Self {
+            full,
+            left: full,
+            bytes: 0,
+        }
+    }
+
+    fn came(&mut self, bytes: usize, waited: Duration) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes >= PROGRESS_BYTES_MIN {
+            *self = Self::new(self.full);
+        } else {
+            self.left = self.left.saturating_sub(waited);
+        }
     }
 }
 

@@ -7,6 +7,41 @@ use http::{HeaderMap, StatusCode};
 
 use super::plan::Piece;
 
+/// The value of a `Content-Range` header that names bytes (RFC 9110, section 14.4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentRange {
+    /// The bytes of the body; never empty.
+    pub range: Range<u64>,
+    /// The length of the whole, in bytes, if the host says it.
+    pub total: Option<u64>,
+}
+
+impl ContentRange {
+    /// Reads `bytes a-b/total`, where the total may be `*`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+        let (start, last) = range.split_once('-')?;
+        let (start, last) = (decimal(start)?, decimal(last)?);
+        let total = match total {
+            "*" => None,
+            number => Some(decimal(number)?),
+        };
+        let end = last.checked_add(1)?;
+        let fits = start <= last && total.is_none_or(|total| end <= total);
+        fits.then_some(Self {
+            range: start..end,
+            total,
+        })
+    }
+}
+
+/// Digits only: `parse` alone would take a sign too.
+fn decimal(text: &str) -> Option<u64> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    is_plain.then(|| text.parse().ok())?
+}
+
 /// Why a response cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Misfit {
@@ -55,7 +90,8 @@ pub(super) fn check(
         return Err(misfit(format!("status {} and not 206", status.as_u16())));
     }
     let text = header(headers, CONTENT_RANGE.as_str()).unwrap_or_default();
-    let (range, total) = parse(text).ok_or_else(|| misfit(format!("Content-Range is {text:?}")))?;
+    let ContentRange { range, total } =
+        ContentRange::parse(text).ok_or_else(|| misfit(format!("Content-Range is {text:?}")))?;
     if range != piece.range {
         return Err(misfit(format!("Content-Range is {text:?}")));
     }
@@ -71,18 +107,6 @@ pub(super) fn check(
         }
         Some(_) | None => Ok(range),
     }
-}
-
-/// Reads `bytes a-b/total`, where the total may be `*`.
-fn parse(text: &str) -> Option<(Range<u64>, Option<u64>)> {
-    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (start, last) = range.split_once('-')?;
-    let (start, last) = (start.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
-    let total = match total {
-        "*" => None,
-        number => Some(number.parse().ok()?),
-    };
-    (start <= last).then_some((start..last.checked_add(1)?, total))
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -123,6 +147,8 @@ mod tests {
             (206, "4", "bytes 7-4/10"),
             (206, "4", "bytes 4-18446744073709551615/10"),
             (206, "4", "items 4-7/10"),
+            (206, "4", "bytes +4-7/10"),
+            (206, "4", "bytes 4-7/7"),
         ] {
             let found = checked(true, status, length, content_range);
             assert!(

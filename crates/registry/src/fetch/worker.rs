@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use orlop_base::retry::{Jitter, RetryPolicy};
 use orlop_types::{Descriptor, Reference};
+use tokio::time::Instant;
 
 use super::plan::{Piece, Queue};
 use super::pump::Pump;
@@ -16,6 +16,10 @@ use crate::client::Door;
 use crate::error::{Failure, FailureKind};
 use crate::observe::{LedgerLine, Outcome};
 
+/// A failure after fewer kept bytes than this counts like the one before it: a host that resets every connection
+/// after a few bytes is not asked for ever.
+const PROGRESS_BYTES_MIN: u64 = 256 << 10;
+
 pub(super) struct Lane {
     door: Door,
     source: Source,
@@ -24,6 +28,10 @@ pub(super) struct Lane {
     /// Written when the first request goes out, so that hosts never asked are not in the ledger.
     ledger: Mutex<Ledger>,
     failures: u32,
+    /// What the ledger said when this lane last failed.
+    kept_at_failure: u64,
+    ranges_failed: bool,
+    resumes_at: Option<Instant>,
     closed: bool,
 }
 
@@ -52,6 +60,9 @@ impl Lane {
                 digest: descriptor.digest,
             }),
             failures: 0,
+            kept_at_failure: 0,
+            ranges_failed: false,
+            resumes_at: None,
             closed: false,
             door,
         }
@@ -67,6 +78,11 @@ impl Lane {
 
     pub(super) const fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// When this lane may be used again; nothing if now.
+    pub(super) fn resumes_at(&self) -> Option<Instant> {
+        self.resumes_at.filter(|at| *at > Instant::now())
     }
 
     /// Leaves the fetch.
@@ -96,41 +112,46 @@ impl Lane {
         Ok(())
     }
 
-    /// What to do after a failure: wait this long and go on, or leave.
+    /// Whether to go on with this lane after a failure; it may then have to wait.
     pub(super) fn judge(
         &mut self,
         failure: &Failure,
-        progressed: bool,
         policy: &RetryPolicy,
         jitter: &mut Jitter,
-    ) -> Option<Duration> {
+    ) -> bool {
         let memory = &self.door.client.shared.memory;
-        if self.closed {
-            return None;
-        }
         if failure.kind == FailureKind::BadRange {
             // Once for itself; a host that fails without ranges too has nothing left to try.
-            let is_news = memory.serves_ranges(self.door.host());
+            let is_news = memory.serves_ranges(self.door.host()) && !self.ranges_failed;
+            self.ranges_failed = true;
             memory.avoid_ranges(self.door.host());
             self.failures += u32::from(!is_news);
-            return (is_news || self.failures < policy.attempts_max).then_some(Duration::ZERO);
+            return is_news || self.failures < policy.attempts_max;
         }
         if !failure.kind.is_retryable() {
-            return None;
+            return false;
         }
+        let kept = self.ledger().bytes;
+        let progressed = kept - self.kept_at_failure >= PROGRESS_BYTES_MIN;
+        self.kept_at_failure = kept;
         self.failures = if progressed { 1 } else { self.failures + 1 };
         let asked = failure.kind.retry_after();
-        let wait = policy.delay(self.failures, asked, jitter)?;
+        let Some(wait) = policy.delay(self.failures, asked, jitter) else {
+            return false;
+        };
         if asked.is_some() {
             memory.pause(self.door.host(), wait);
         }
-        Some(wait)
+        self.resumes_at = Some(Instant::now() + wait);
+        true
     }
 
     async fn bring(&self, piece: &Piece, missing: &[Range<u64>]) -> Result<(), Failure> {
         let client = &self.door.client;
         let _place = client.shared.memory.place(self.host()).await;
         self.begin_ledger();
+        let length = piece.range.end - piece.range.start;
+        let charge = client.options.budget.reserve_body(length).await;
         let response = self.source.open(&self.door, piece).await?;
         let body = range::check(piece, self.size, response.status(), response.headers())
             .map_err(|misfit| self.misfit(&misfit))?;
@@ -138,12 +159,12 @@ impl Lane {
         let pump = Pump {
             host: self.host(),
             sink: &self.sink,
-            budget: &client.options.budget,
             no_progress: client.options.fetch.no_progress,
             wanted: if piece.ranged { &own } else { missing },
             ranged: piece.ranged,
         };
-        pump.run(response, body, |bytes| self.kept(bytes)).await
+        pump.run(response, (body, charge), |bytes| self.kept(bytes))
+            .await
     }
 
     fn misfit(&self, misfit: &Misfit) -> Failure {

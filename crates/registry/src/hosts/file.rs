@@ -22,7 +22,7 @@ const KEYS: [&str; 7] = [
     "dial_timeout",
 ];
 
-/// Parses a file; relative paths in it start at `folder`.
+/// Parses a file; relative paths in it start at `folder`. All its problems are in the error.
 pub(super) fn parse(
     text: &str,
     folder: &Path,

@@ -188,6 +188,24 @@ impl HostTree {
     }
 }
 
+/// What the text of a `hosts.toml` says about `registry`. `path` is where the text is from: it stands in errors, and
+/// relative paths in the text start at its folder.
+///
+/// # Errors
+/// The text is wrong; all its problems are in the error.
+pub fn parse_hosts_file(
+    text: &str,
+    path: &Path,
+    registry: &str,
+) -> Result<Vec<Endpoint>, HostsError> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    file::parse(text, folder, registry).map_err(|problems| HostsError {
+        registry: registry.to_owned(),
+        path: path.to_owned(),
+        problems,
+    })
+}
+
 impl fmt::Display for HostTree {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let texts: Vec<String> = self
@@ -218,9 +236,7 @@ fn load_folder(folder: &Path, registry: &str) -> Result<Vec<Endpoint>, HostsErro
         problems,
     };
     match std::fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => {
-            file::parse(&text, folder, registry).map_err(|problems| problem(&path, problems))
-        }
+        Ok(text) if !text.trim().is_empty() => parse_hosts_file(&text, &path, registry),
         Ok(_) => docker_certificates(folder, registry)
             .map_err(|error| problem(folder, vec![error.to_string()])),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
