@@ -24,12 +24,16 @@ use crate::runtime::says_gone;
 /// How long a deletion waits for output that still flows, as containerd's shim does.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long it waits besides for a creation to end, which has limits of its own.
+const CREATION: Duration = Duration::from_secs(120);
+
 impl Server {
     pub(super) fn delete(
         &mut self,
         caller: Caller,
         request: &api::DeleteRequest,
     ) -> Result<(), Fault> {
+        let mut patience = DRAIN;
         let process = self
             .container_mut(&request.id)?
             .process_mut(&request.exec_id)?;
@@ -39,13 +43,9 @@ impl Server {
         match process.state {
             State::Stopped => {}
             // A container that was never started ends here.
-            State::Created if request.exec_id.is_empty() => {
-                process.sent_signal = Some((SIGKILL, 0));
-                if let Some(pidfd) = &process.pidfd {
-                    // One that has ended is on its way to us.
-                    send_by_pidfd(pidfd.as_fd(), SIGKILL).ok();
-                }
-            }
+            State::Created if request.exec_id.is_empty() => kill(process),
+            // The engine that asked for it died, and its successor does not want it: see [`Server::end_if_unwanted`].
+            State::Creating if request.exec_id.is_empty() => patience += CREATION,
             // An exec that was never started has no process.
             State::Created => {
                 process.exit = Some(Exit {
@@ -57,8 +57,19 @@ impl Server {
                 return Err(wrong_state("delete", process.state));
             }
         }
-        process.deleting = Some((caller, clock::boot() + DRAIN));
+        process.deleting = Some((caller, clock::boot() + patience));
         Ok(())
+    }
+
+    /// Ends a container whose deletion was asked for while it was being created.
+    pub(super) fn end_if_unwanted(&mut self, id: &str) {
+        let Ok(container) = self.container_mut(id) else {
+            return;
+        };
+        if let Some((_, deadline)) = &mut container.init.deleting {
+            *deadline = clock::boot() + DRAIN;
+            kill(&mut container.init);
+        }
     }
 
     /// Goes on with deletions whose process has ended and whose output has come to its end, or was given up.
@@ -73,6 +84,9 @@ impl Server {
                 let Some((caller, deadline)) = process.deleting else {
                     continue;
                 };
+                if process.state == State::Creating && now < deadline {
+                    continue;
+                }
                 let settled = process.exit.is_some() && !self.has_output(id, exec);
                 if settled || now >= deadline {
                     due.push((id.clone(), exec.to_owned(), caller));
@@ -146,6 +160,15 @@ impl Server {
         if let Some(caller) = job.caller {
             self.answer(caller, Ok(delete_response(init)));
         }
+    }
+}
+
+/// Ends a process that was never started.
+fn kill(process: &mut Process) {
+    process.sent_signal = Some((SIGKILL, 0));
+    if let Some(pidfd) = &process.pidfd {
+        // One that has ended is on its way to us.
+        send_by_pidfd(pidfd.as_fd(), SIGKILL).ok();
     }
 }
 

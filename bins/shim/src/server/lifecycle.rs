@@ -191,6 +191,7 @@ impl Server {
                     self.answer(caller, Ok(api::CreateTaskResponse { pid }.encode_to_vec()));
                 }
                 self.claim_early(&id, "");
+                self.end_if_unwanted(&id);
             }
             Err(fault) => self.undo_create(job, &fault),
         }
@@ -271,8 +272,13 @@ impl Server {
     /// Forgets a container that never was.
     pub(super) fn withdraw(&mut self, id: &str) {
         self.copies.retain(|_, owned| owned.container != id);
-        if let Some(mut container) = self.containers.remove(id) {
-            unmount_rootfs(&mut container);
+        let Some(mut container) = self.containers.remove(id) else {
+            return;
+        };
+        unmount_rootfs(&mut container);
+        if let Some((caller, _)) = container.init.deleting {
+            let gone = Fault::NotFound("the container was not created: not found".to_owned());
+            self.answer(caller, Err(gone));
         }
     }
 
