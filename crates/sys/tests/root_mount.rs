@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use orlop_sys::mount::preflight::{self, Argument, Fault};
 use orlop_sys::mount::{
-    Detached, MountError, MountTable, Unmount, UnmountErrors, escape_layer, mount_all,
-    mount_overlay_at_once, unmount_all,
+    Detached, MountError, MountTable, Unmount, UnmountErrors, detached_overlay_at_once,
+    escape_layer, mount_all, mount_overlay_at_once, unmount_all,
 };
 use orlop_types::Mount;
 
@@ -470,6 +470,32 @@ fn the_preflight_finds_lowers_that_are_too_many_equal_or_nested() {
         ),
         "{found:?}"
     );
+}
+
+#[test]
+fn kernels_without_appending_get_overlays_that_are_attached_nowhere() {
+    let scratch = Scratch::new();
+    let (lower, at) = (scratch.folder("lower"), scratch.folder("at"));
+    let (upper, work) = (scratch.folder("upper"), scratch.folder("work"));
+    put(&lower.join("below"), "x");
+    let mount = overlay(&[&lower], Some((&upper, &work)));
+    let before = MountTable::read().unwrap();
+    let detached = detached_overlay_at_once(&mount).unwrap_or_else(|e| panic!("{}", all_of(&e)));
+    let after = MountTable::read().unwrap();
+    assert_eq!(
+        after.beneath(&lower).count(),
+        before.beneath(&lower).count()
+    );
+    detached.attach(fs::File::open(&at).unwrap(), &at).unwrap();
+    assert_eq!(fs::read(at.join("below")).unwrap(), b"x");
+    put(&at.join("new"), "x");
+    assert!(upper.join("new").exists());
+    unmount_all(&at, Unmount::default()).unwrap();
+    let nothing_below = Mount {
+        options: Vec::new(),
+        ..mount
+    };
+    detached_overlay_at_once(&nothing_below).unwrap_err();
 }
 
 #[test]

@@ -88,6 +88,9 @@ impl Detached {
         };
         let descriptor = match bind {
             Some(bind) => bound(mount, bind, &options)?,
+            None if legacy::is_needed_for(mount) => {
+                return legacy::detached_overlay_at_once(mount);
+            }
             None => created(mount, &options)?,
         };
         attributes::change(descriptor.as_fd(), options.tree_attributes, Depth::Tree)?;
@@ -152,6 +155,11 @@ impl Detached {
             descriptor,
             propagation,
         }
+    }
+
+    /// The same as a mount with another descriptor.
+    pub(super) fn with_descriptor(self, descriptor: OwnedFd) -> Self {
+        Self { descriptor, ..self }
     }
 
     /// Takes an attached mount away again. The magic link names exactly this mount, whatever its path is now.

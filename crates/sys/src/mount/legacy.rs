@@ -10,8 +10,10 @@ use std::sync::OnceLock;
 use orlop_types::Mount;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
-    FsOpenFlags, MountAttrFlags, MountFlags, fsconfig_set_flag, fsconfig_set_string, fsopen,
+    FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    fsconfig_set_flag, fsconfig_set_string, fsopen, mount_change, open_tree,
 };
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::attributes::{self, Attributes, Depth};
 use super::context::to_io;
@@ -72,6 +74,53 @@ pub(super) fn mount_overlay(
     finish(&attached, options.attributes, options.tree_attributes)
         .inspect_err(|_| attached.withdraw())
         .map(|()| attached)
+}
+
+/// Makes an overlay that is attached nowhere, as [`Detached::new`] does by itself on kernels before 6.7. mount(2) wants a
+/// place, so a thread with a mount namespace of its own lends one, which goes with the thread whatever happens.
+/// Public so that it can be tested on the kernels that do not need it.
+///
+/// # Errors
+/// As [`Detached::new`], but the kernel does not say which option it refuses.
+pub fn detached_overlay_at_once(mount: &Mount) -> Result<Detached, MountError> {
+    let made = std::thread::scope(|scope| scope.spawn(|| mount_apart(mount)).join());
+    made.unwrap_or_else(|_panic| {
+        let source = std::io::Error::other("the thread that makes the mount panicked");
+        Err(failed(mount, source))
+    })
+}
+
+/// On a thread of its own.
+fn mount_apart(mount: &Mount) -> Result<Detached, MountError> {
+    let refused = |errno| failed(mount, to_io(errno));
+    // SAFETY: only this thread changes its namespace, it holds nothing of the old one, and it ends soon.
+    #[allow(unsafe_code, reason = "unshare is unsafe in general; see SAFETY")]
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.map_err(refused)?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(refused)?;
+    // Any folder does; every overlay has a lower one.
+    let (folder, path) = open_target(Path::new(&any_layer(mount)?), "")?;
+    let attached = mount_overlay(mount, folder.as_fd(), &path)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let copy = open_tree(attached.as_fd(), "", flags).map_err(refused)?;
+    Ok(attached.with_descriptor(copy))
+}
+
+fn any_layer(mount: &Mount) -> Result<String, MountError> {
+    let parameters = Options::parse(&mount.options).parameters;
+    let lower = parameters
+        .iter()
+        .find(|parameter| parameter.key == "lowerdir");
+    let layers = lower.and_then(|parameter| parameter.value.as_deref().map(split_layers));
+    layers
+        .and_then(|layers| layers.into_iter().next())
+        .ok_or_else(|| {
+            let source =
+                std::io::Error::new(std::io::ErrorKind::InvalidInput, "no lowerdir is given");
+            failed(mount, source)
+        })
 }
 
 fn finish(mount: &Detached, top: Attributes, tree: Attributes) -> Result<(), MountError> {

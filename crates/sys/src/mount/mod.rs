@@ -30,7 +30,7 @@ mod unmount;
 pub use attributes::Propagation;
 pub use detached::{Detached, mount_all};
 pub use error::MountError;
-pub use legacy::mount_overlay_at_once;
+pub use legacy::{detached_overlay_at_once, mount_overlay_at_once};
 pub use overlay::{escape_layer, split_layers};
 pub use table::{MountEntry, MountTable, TableError};
 pub use unmount::{Unmount, UnmountError, UnmountErrors, unmount_all};
