@@ -62,6 +62,10 @@ impl Engine {
         };
         let db = Db::open(&root.join("meta.db"), Arc::clone(clock), backends)
             .context("cannot open the database")?;
+        // The database's lock is ours: nobody else writes here.
+        for written in [root.clone(), root.join("cni/results")] {
+            remove_half_written(&written);
+        }
         let oci_runtimes = probe(config);
         let settings = runtime_settings(config, &oci_runtimes)?;
         let runtime = Runtime::new(
@@ -86,6 +90,17 @@ impl Engine {
             components,
             identity: identity(&folder)?,
         })
+    }
+}
+
+/// A daemon that was killed may have left the beginnings of small files.
+fn remove_half_written(folder: &Path) {
+    let removed = Dir::open(folder).and_then(|folder| folder.remove_stale_temporaries());
+    match removed {
+        Err(error) if error.is_not_found() => {}
+        Err(error) => tracing::warn!(folder = %folder.display(), %error, "half-written files stay"),
+        Ok(0) => {}
+        Ok(count) => tracing::info!(folder = %folder.display(), count, "removed half-written files"),
     }
 }
 
