@@ -29,6 +29,9 @@ use crate::{collect, memory, metrics};
 /// Threads that run futures. They never block, so two keep a busy node's calls apart and cost little.
 const WORKER_THREADS: usize = 2;
 
+/// Threads for calls of network plugins, which have a lane of their own: one that hangs must not keep a pull waiting.
+pub(crate) const NETWORK_JOBS_MAX: usize = 16;
+
 /// Runs the daemon until a signal ends it.
 pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
     let config = &loaded.config;
@@ -46,7 +49,7 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
     memory::prepare();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
-        .max_blocking_threads(jobs.0 + jobs.1)
+        .max_blocking_threads(jobs.0 + jobs.1 + NETWORK_JOBS_MAX)
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;

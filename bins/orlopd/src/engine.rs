@@ -16,11 +16,13 @@ use orlop_image::images::{Images, ImagesOptions, NoRecorder};
 use orlop_meta::{Backends, Db};
 use orlop_registry::{Client, ClientOptions, DockerConfig, FetchOptions, HostTree, MemoryBudget};
 use orlop_runtime::probe::{OciRuntime, find_executable, oci_runtime};
-use orlop_runtime::{NetworkSettings, Runtime, RuntimeSettings, Settings};
+use orlop_runtime::{NetworkSettings, PodSettings, Runtime, RuntimeSettings, Settings};
 use orlop_services::{Component, Identity};
 use orlop_snapshot::{Native, Overlayfs, Snapshotter};
 use orlop_sys::fs::{Dir, Mode, Name};
 use orlop_types::SnapshotterName;
+
+use crate::daemon::NETWORK_JOBS_MAX;
 
 /// What clients that know containerd call the default runtime; served by our shim, whose options are the same.
 const RUNC_V2: &str = "io.containerd.runc.v2";
@@ -282,6 +284,10 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
         default_runtime: ORLOP_V1.to_owned(),
         step_limit: config.runtime.step_timeout,
         network: network_settings(config),
+        pods: PodSettings {
+            network_jobs_max: NETWORK_JOBS_MAX,
+            ..PodSettings::new(engine.state.join("pods"), shim("")?)
+        },
         cgroup_parent: if uses_systemd(config.runtime.cgroup_driver) {
             "orlop.slice".into()
         } else {

@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub(crate) network_name: String,
     #[serde(default, rename = "netns")]
     pub(crate) namespace_path: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    cni_args: Vec<[String; 2]>,
     #[serde(default)]
     pub(crate) capability_args: BTreeMap<String, Value>,
     pub(crate) result: Value,
@@ -54,9 +56,24 @@ impl Entry {
             interface: interface.to_owned(),
             network_name: network.to_owned(),
             namespace_path: namespace_path.to_string_lossy().into_owned(),
+            cni_args: Vec::new(),
             capability_args: BTreeMap::new(),
             result: Value::Null,
         }
+    }
+
+    /// Keeps the `KEY=value;…` the attachment is made with.
+    pub(crate) fn set_arguments(&mut self, arguments: &str) {
+        let pairs = arguments.split(';').filter_map(|pair| pair.split_once('='));
+        self.cni_args = pairs
+            .map(|(key, value)| [key.to_owned(), value.to_owned()])
+            .collect();
+    }
+
+    /// As it goes into `CNI_ARGS`.
+    pub(crate) fn arguments(&self) -> String {
+        let pairs: Vec<_> = self.cni_args.iter().map(|pair| pair.join("=")).collect();
+        pairs.join(";")
     }
 
     /// Keeps the list's text as it was when the attachment was made.
@@ -135,29 +152,36 @@ impl Cache {
         }
     }
 
-    /// Every network's entry for one interface of one container. Damaged files are passed over here: they name nothing
-    /// that could be taken down.
+    /// Every network's entry for one interface of one container.
     pub(crate) fn entries_of(
         &self,
         container: &AttachmentId,
         interface: &str,
     ) -> Result<Vec<Entry>, CacheFault> {
-        let ending = format!("-{container}-{interface}");
+        let mut entries = self.entries_ending(&format!("-{container}-{interface}"))?;
+        // The ending alone may be another container's whose name ends alike.
+        entries
+            .retain(|entry| entry.container == container.as_str() && entry.interface == interface);
+        Ok(entries)
+    }
+
+    /// All entries.
+    pub(crate) fn entries(&self) -> Result<Vec<Entry>, CacheFault> {
+        self.entries_ending("")
+    }
+
+    /// Damaged files are passed over here: they name nothing that could be taken down.
+    fn entries_ending(&self, ending: &str) -> Result<Vec<Entry>, CacheFault> {
         let Some(folder) = self.open()? else {
             return Ok(Vec::new());
         };
         let mut entries = Vec::new();
         for file in folder.entries()? {
             let name = file?.name;
-            if !name.as_str().is_some_and(|name| name.ends_with(&ending)) {
-                continue;
+            if name.as_str().is_some_and(|name| name.ends_with(ending)) {
+                let text = folder.read(&name, ENTRY_BYTES_MAX)?;
+                entries.extend(serde_json::from_slice::<Entry>(&text));
             }
-            // The ending alone may be another container's whose name ends alike.
-            let text = folder.read(&name, ENTRY_BYTES_MAX)?;
-            let entry: Option<Entry> = serde_json::from_slice(&text).ok();
-            entries.extend(entry.filter(|entry| {
-                entry.container == container.as_str() && entry.interface == interface
-            }));
         }
         Ok(entries)
     }

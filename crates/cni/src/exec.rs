@@ -88,6 +88,12 @@ pub trait Runner: Send + Sync {
     fn run(&self, invocation: &Invocation<'_>) -> Result<Run, Error>;
 }
 
+impl<R: Runner> Runner for &R {
+    fn run(&self, invocation: &Invocation<'_>) -> Result<Run, Error> {
+        (**self).run(invocation)
+    }
+}
+
 /// Runs plugins as executables.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Plugins;

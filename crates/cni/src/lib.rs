@@ -13,7 +13,7 @@
 //!
 //! Everything is synchronous: callers run it in their blocking pool.
 //!
-//! Entry points: [`Network::load`], [`Network::add`], [`Network::del`].
+//! Entry points: [`Network::load`], [`Network::add`], [`detach`], [`collect`].
 
 mod cache;
 mod config;
@@ -29,6 +29,6 @@ pub use config::{ConfigList, ListFault, Plugin};
 pub use error::Error;
 pub use exec::{Invocation, Plugins, Run, Runner};
 pub use id::{AttachmentId, AttachmentIdError};
-pub use network::{Attachment, Network, Settings, is_attached};
+pub use network::{Attachment, Collected, Network, Settings, collect, detach};
 pub use protocol::Command;
 pub use result::{Address, Dns, Interface, Outcome, Route};

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::id::AttachmentId;
 use serde_json::Value;
@@ -18,6 +18,9 @@ use crate::exec::{Invocation, Run, Runner, answer};
 use crate::protocol::{Command, request};
 use crate::result::Outcome;
 
+/// What a list is called that comes from the cache and from no file.
+const KEPT_LIST: &str = "cached.conflist";
+
 /// Where things are, and how long a plugin may take.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -27,7 +30,7 @@ pub struct Settings {
     pub plugin_folders: Vec<PathBuf>,
     /// Results, usually `/var/lib/cni`.
     pub cache_folder: PathBuf,
-    /// The time one plugin has for one command.
+    /// The time there is for one command: all plugins of the chain together for ADD, each of them for any other.
     pub plugin_limit: Duration,
 }
 
@@ -44,6 +47,15 @@ pub struct Attachment<'a> {
     pub capabilities: BTreeMap<String, Value>,
     /// `KEY=value;…` in `CNI_ARGS`, such as Kubernetes' pod name and namespace.
     pub arguments: String,
+}
+
+/// One command to the plugins of a list.
+struct Call<'a> {
+    command: Command,
+    attachment: Option<&'a Attachment<'a>>,
+    previous: Option<&'a Value>,
+    valid: Option<&'a [(String, String)]>,
+    limit: Duration,
 }
 
 /// One network and what runs its plugins.
@@ -83,6 +95,24 @@ impl<R: Runner> Network<R> {
         })
     }
 
+    /// The network of an attachment as it was when that was made; today's, if what was kept is damaged.
+    fn of_entry(settings: &Settings, runner: R, entry: &Entry) -> Result<Self, Error> {
+        let kept = entry.config_text().and_then(|text| {
+            let list = ConfigList::parse(&text, Path::new(KEPT_LIST)).ok()?;
+            Some((list, text))
+        });
+        let Some((list, text)) = kept else {
+            return Self::load(settings.clone(), runner);
+        };
+        Ok(Self {
+            list,
+            text,
+            settings: settings.clone(),
+            cache: Cache::new(&settings.cache_folder),
+            runner,
+        })
+    }
+
     /// The network's configuration.
     #[must_use]
     pub const fn list(&self) -> &ConfigList {
@@ -101,6 +131,7 @@ impl<R: Runner> Network<R> {
             attachment.namespace_path,
         );
         entry.capability_args.clone_from(&attachment.capabilities);
+        entry.set_arguments(&attachment.arguments);
         entry.set_config(&self.text);
         self.write(&entry, attachment)?;
         match self.add_chain(attachment) {
@@ -120,15 +151,16 @@ impl<R: Runner> Network<R> {
 
     fn add_chain(&self, attachment: &Attachment<'_>) -> Result<(Value, Outcome), Error> {
         let mut result: Option<Value> = None;
+        // One time for all of them: whoever waits for the pod does not wait longer for a longer chain.
+        let deadline = Instant::now() + self.settings.plugin_limit;
         for plugin in &self.list.plugins {
-            result = Some(self.run(
-                &self.list,
-                plugin,
-                Command::Add,
-                Some(attachment),
-                result.as_ref(),
-                None,
-            )?);
+            let call = Call {
+                attachment: Some(attachment),
+                previous: result.as_ref(),
+                limit: deadline.saturating_duration_since(Instant::now()),
+                ..self.call(Command::Add)
+            };
+            result = Some(self.run(plugin, &call)?);
         }
         let result = result.unwrap_or(Value::Null);
         let outcome = Outcome::parse(&result).map_err(|source| Error::Answer {
@@ -146,56 +178,26 @@ impl<R: Runner> Network<R> {
 
     /// Detaches a container from every network it is attached to, each with the configuration, capabilities and result it
     /// was attached with, last plugin first. The network may be another than today's: renamed, or replaced. Succeeds if
-    /// it is not attached.
+    /// it is not attached; then today's plugins are asked, who may know of an attachment of another engine.
     ///
     /// # Errors
     /// The first plugin that failed, after all of them have been asked. The cached attachment stays for the next try.
     pub fn del(&self, attachment: &Attachment<'_>) -> Result<(), Error> {
-        let entries = self
-            .cache
-            .entries_of(attachment.container, attachment.interface)
-            .map_err(|source| cache_error("read", attachment, source))?;
-        if entries.is_empty() {
-            // Nothing is known of it; an attachment of another engine would be found by the plugins.
-            return self.del_from(&self.list, attachment, None);
+        if detach(&self.settings, &self.runner, attachment)? {
+            return Ok(());
         }
-        let mut outcome = Ok(());
-        for entry in entries {
-            let old = entry
-                .config_text()
-                .and_then(|text| ConfigList::parse(&text, &self.list.path).ok());
-            let attachment = Attachment {
-                capabilities: entry.capability_args,
-                ..attachment.clone()
-            };
-            let previous = Some(entry.result).filter(|result| !result.is_null());
-            let list = old.as_ref().unwrap_or(&self.list);
-            let gone = self
-                .del_from(list, &attachment, previous.as_ref())
-                .and_then(|()| {
-                    self.cache
-                        .remove(
-                            &entry.network_name,
-                            attachment.container,
-                            attachment.interface,
-                        )
-                        .map_err(|source| cache_error("remove", &attachment, source))
-                });
-            outcome = outcome.and(gone);
-        }
-        outcome
+        self.del_from(attachment, None)
     }
 
-    fn del_from(
-        &self,
-        list: &ConfigList,
-        attachment: &Attachment<'_>,
-        previous: Option<&Value>,
-    ) -> Result<(), Error> {
+    fn del_from(&self, attachment: &Attachment<'_>, previous: Option<&Value>) -> Result<(), Error> {
+        let call = Call {
+            attachment: Some(attachment),
+            previous,
+            ..self.call(Command::Del)
+        };
         let mut outcome = Ok(());
-        for plugin in list.plugins.iter().rev() {
-            let done = self.run(list, plugin, Command::Del, Some(attachment), previous, None);
-            outcome = outcome.and(done.map(drop));
+        for plugin in self.list.plugins.iter().rev() {
+            outcome = outcome.and(self.run(plugin, &call).map(drop));
         }
         outcome
     }
@@ -205,20 +207,21 @@ impl<R: Runner> Network<R> {
     /// # Errors
     /// The first plugin that finds a difference.
     pub fn check(&self, attachment: &Attachment<'_>) -> Result<(), Error> {
-        let entry = self.read(attachment)?;
+        let entry = self
+            .cache
+            .read(&self.list.name, attachment.container, attachment.interface)
+            .map_err(|source| cache_error("read", attachment, source))?;
         let Some(entry) = entry.filter(|_| self.list.is_at_least(0, 4) && !self.list.disable_check)
         else {
             return Ok(());
         };
+        let call = Call {
+            attachment: Some(attachment),
+            previous: Some(&entry.result),
+            ..self.call(Command::Check)
+        };
         for plugin in &self.list.plugins {
-            self.run(
-                &self.list,
-                plugin,
-                Command::Check,
-                Some(attachment),
-                Some(&entry.result),
-                None,
-            )?;
+            self.run(plugin, &call)?;
         }
         Ok(())
     }
@@ -229,9 +232,9 @@ impl<R: Runner> Network<R> {
     /// What is missing, or the first plugin that is not ready.
     pub fn status(&self) -> Result<(), Error> {
         for plugin in &self.list.plugins {
-            let _path: PathBuf = self.executable(&self.list, plugin)?;
+            let _path: PathBuf = self.executable(plugin)?;
             if self.list.is_at_least(1, 1) {
-                self.run(&self.list, plugin, Command::Status, None, None, None)?;
+                self.run(plugin, &self.call(Command::Status))?;
             }
         }
         Ok(())
@@ -245,33 +248,40 @@ impl<R: Runner> Network<R> {
         if !self.list.is_at_least(1, 1) || self.list.disable_gc {
             return Ok(());
         }
+        let call = Call {
+            valid: Some(valid),
+            ..self.call(Command::Gc)
+        };
         // Every plugin is asked before the first failure is told.
         let asked: Vec<_> = self
             .list
             .plugins
             .iter()
-            .map(|plugin| self.run(&self.list, plugin, Command::Gc, None, None, Some(valid)))
+            .map(|plugin| self.run(plugin, &call))
             .collect();
         asked.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
-    fn run(
-        &self,
-        list: &ConfigList,
-        plugin: &Plugin,
-        command: Command,
-        attachment: Option<&Attachment<'_>>,
-        previous: Option<&Value>,
-        valid: Option<&[(String, String)]>,
-    ) -> Result<Value, Error> {
-        let executable = self.executable(list, plugin)?;
+    const fn call<'a>(&self, command: Command) -> Call<'a> {
+        Call {
+            command,
+            attachment: None,
+            previous: None,
+            valid: None,
+            limit: self.settings.plugin_limit,
+        }
+    }
+
+    fn run(&self, plugin: &Plugin, call: &Call<'_>) -> Result<Value, Error> {
+        let executable = self.executable(plugin)?;
         let none = BTreeMap::new();
+        let attachment = call.attachment;
         let capabilities = attachment.map_or(&none, |attachment| &attachment.capabilities);
-        let request = request(list, plugin, capabilities, previous, valid);
+        let request = request(&self.list, plugin, capabilities, call.previous, call.valid);
         let invocation = Invocation {
             plugin: &plugin.kind,
             executable: &executable,
-            command,
+            command: call.command,
             container: attachment.map(|attachment| attachment.container),
             namespace_path: attachment
                 .map_or(Path::new(""), |attachment| attachment.namespace_path),
@@ -279,13 +289,13 @@ impl<R: Runner> Network<R> {
             arguments: attachment.map_or("", |attachment| &attachment.arguments),
             folders: &self.settings.plugin_folders,
             request: &request,
-            limit: self.settings.plugin_limit,
+            limit: call.limit,
         };
         let run: Run = self.runner.run(&invocation)?;
         answer(&invocation, &run)
     }
 
-    fn executable(&self, list: &ConfigList, plugin: &Plugin) -> Result<PathBuf, Error> {
+    fn executable(&self, plugin: &Plugin) -> Result<PathBuf, Error> {
         let folders = &self.settings.plugin_folders;
         folders
             .iter()
@@ -293,7 +303,7 @@ impl<R: Runner> Network<R> {
             .find(|path| path.is_file())
             .ok_or_else(|| Error::PluginMissing {
                 plugin: plugin.kind.clone(),
-                network: list.name.clone(),
+                network: self.list.name.clone(),
                 folders: folders.clone(),
             })
     }
@@ -303,31 +313,107 @@ impl<R: Runner> Network<R> {
             .write(entry)
             .map_err(|source| cache_error("write", attachment, source))
     }
-
-    fn read(&self, attachment: &Attachment<'_>) -> Result<Option<Entry>, Error> {
-        self.cache
-            .read(&self.list.name, attachment.container, attachment.interface)
-            .map_err(|source| cache_error("read", attachment, source))
-    }
 }
 
-/// Whether any network has an attachment of this interface on record, whatever the configuration says by now.
+/// Detaches a container from every network that the cache knows it to be attached to, each with the configuration,
+/// capabilities and result it was attached with; today's configuration is not needed. Whether there was any.
 ///
 /// # Errors
-/// The cache cannot be read.
-pub fn is_attached(
+/// The first plugin that failed, after all of them have been asked. The cached attachment stays for the next try.
+pub fn detach(
     settings: &Settings,
-    container: &AttachmentId,
-    interface: &str,
+    runner: &impl Runner,
+    attachment: &Attachment<'_>,
 ) -> Result<bool, Error> {
-    let entries = Cache::new(&settings.cache_folder).entries_of(container, interface);
-    entries
-        .map(|entries| !entries.is_empty())
-        .map_err(|source| Error::Cache {
-            operation: "read",
-            container: container.to_string(),
-            source,
-        })
+    let entries = Cache::new(&settings.cache_folder)
+        .entries_of(attachment.container, attachment.interface)
+        .map_err(|source| cache_error("read", attachment, source))?;
+    let was_attached = !entries.is_empty();
+    let mut outcome = Ok(was_attached);
+    for entry in entries {
+        let gone = detach_entry(settings, runner, attachment.clone(), entry);
+        outcome = outcome.and_then(|found| gone.map(|()| found));
+    }
+    outcome
+}
+
+/// What a collection did.
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// Containers whose attachments were taken down.
+    pub detached: Vec<String>,
+    /// What could not be.
+    pub failures: Vec<Error>,
+}
+
+/// Takes down every cached attachment that is not in `valid` (container, interface), each as it was made, and has the
+/// plugins of today's network free what else belongs to nobody. Nothing may be attached meanwhile: it would not be in
+/// `valid`.
+#[must_use]
+pub fn collect<R: Runner>(settings: &Settings, runner: R, valid: &[(String, String)]) -> Collected {
+    let mut collected = Collected::default();
+    let entries = match Cache::new(&settings.cache_folder).entries() {
+        Ok(entries) => entries,
+        Err(source) => {
+            let container = "*".to_owned();
+            collected.failures.push(Error::Cache {
+                operation: "read",
+                container,
+                source,
+            });
+            return collected;
+        }
+    };
+    for entry in entries {
+        let subject = (entry.container.clone(), entry.interface.clone());
+        if valid.contains(&subject) {
+            continue;
+        }
+        let Ok(container) = AttachmentId::new(&entry.container) else {
+            continue;
+        };
+        let namespace_path = PathBuf::from(&entry.namespace_path);
+        let attachment = Attachment {
+            container: &container,
+            namespace_path: &namespace_path,
+            interface: &subject.1,
+            capabilities: BTreeMap::new(),
+            arguments: entry.arguments(),
+        };
+        match detach_entry(settings, &runner, attachment, entry) {
+            Ok(()) => collected.detached.push(subject.0),
+            Err(error) => collected.failures.push(error),
+        }
+    }
+    match Network::load(settings.clone(), runner).and_then(|network| network.gc(valid)) {
+        // Without a network there is nothing to free.
+        Ok(()) | Err(Error::NoNetwork { .. }) => {}
+        Err(error) => collected.failures.push(error),
+    }
+    collected
+}
+
+fn detach_entry(
+    settings: &Settings,
+    runner: &impl Runner,
+    attachment: Attachment<'_>,
+    entry: Entry,
+) -> Result<(), Error> {
+    let attachment = Attachment {
+        capabilities: entry.capability_args.clone(),
+        ..attachment
+    };
+    let network = Network::of_entry(settings, runner, &entry)?;
+    let previous = Some(entry.result).filter(|result| !result.is_null());
+    network.del_from(&attachment, previous.as_ref())?;
+    network
+        .cache
+        .remove(
+            &entry.network_name,
+            attachment.container,
+            attachment.interface,
+        )
+        .map_err(|source| cache_error("remove", &attachment, source))
 }
 
 fn cache_error(operation: &'static str, attachment: &Attachment<'_>, source: CacheFault) -> Error {
@@ -485,9 +571,7 @@ mod tests {
         let other = r#"{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"a"}]}"#;
         write(&bench.settings.config_folder.join("10.conflist"), other);
         let network = Network::load(bench.settings.clone(), &script).unwrap();
-        assert!(is_attached(&bench.settings, &bench.container, "eth0").unwrap());
         network.del(&attachment(&bench)).unwrap();
-        assert!(!is_attached(&bench.settings, &bench.container, "eth0").unwrap());
         assert_eq!(commands(&script)[2..], ["DEL b", "DEL a"]);
         assert_eq!(script.asked.lock().unwrap()[2].2["name"], "n");
         network.del(&attachment(&bench)).unwrap();
@@ -528,6 +612,43 @@ mod tests {
             .del(&attachment(&bench))
             .unwrap();
         assert_eq!(commands(&script)[2..], ["DEL b", "DEL a", "DEL b", "DEL a"]);
+    }
+
+    #[test]
+    fn detaching_needs_no_configuration_and_says_whether_there_was_anything() {
+        let (bench, script) = (bench(), Script::default());
+        Network::load(bench.settings.clone(), &script)
+            .unwrap()
+            .add(&attachment(&bench))
+            .unwrap();
+        std::fs::remove_file(bench.settings.config_folder.join("10.conflist")).unwrap();
+        assert!(detach(&bench.settings, &&script, &attachment(&bench)).unwrap());
+        assert!(!detach(&bench.settings, &&script, &attachment(&bench)).unwrap());
+        assert_eq!(commands(&script)[2..], ["DEL b", "DEL a"]);
+    }
+
+    #[test]
+    fn a_collection_takes_down_what_nobody_has_and_asks_plugins_that_know_how() {
+        let (bench, script) = (bench(), Script::default());
+        let list = r#"{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a"}]}"#;
+        write(&bench.settings.config_folder.join("10.conflist"), list);
+        let network = Network::load(bench.settings.clone(), &script).unwrap();
+        let leaked = AttachmentId::new("leaked").unwrap();
+        network.add(&attachment(&bench)).unwrap();
+        let lost = Attachment {
+            container: &leaked,
+            arguments: "IgnoreUnknown=1;K8S_POD_NAME=x".to_owned(),
+            ..attachment(&bench)
+        };
+        network.add(&lost).unwrap();
+        let valid = [("web".to_owned(), "eth0".to_owned())];
+        let collected = collect(&bench.settings, &script, &valid);
+        assert_eq!(collected.detached, ["leaked"]);
+        assert!(collected.failures.is_empty(), "{:?}", collected.failures);
+        assert_eq!(commands(&script)[2..], ["DEL a", "GC a"]);
+        let asked = script.asked.lock().unwrap();
+        let listed = &asked[3].2["cni.dev/valid-attachments"];
+        assert_eq!(*listed, json!([{"containerID": "web", "ifname": "eth0"}]));
     }
 
     #[test]

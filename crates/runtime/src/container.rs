@@ -407,7 +407,7 @@ fn labels(core: &Core, namespace: &Namespace, new: &NewContainer) -> Result<Labe
 
 /// Ids are unique within a namespace only, so each namespace has a cgroup of its own. A slice's name is its path, with
 /// hyphens between the levels (systemd.slice(5)), so a hyphen of the namespace is escaped.
-fn cgroup_parent(core: &Core, namespace: &Namespace) -> std::path::PathBuf {
+pub(crate) fn cgroup_parent(core: &Core, namespace: &Namespace) -> std::path::PathBuf {
     let parent = &core.settings.cgroup_parent;
     match parent
         .to_str()

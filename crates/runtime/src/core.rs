@@ -36,6 +36,8 @@ pub struct Settings {
     pub step_limit: Duration,
     /// The network of containers that are to have one of their own.
     pub network: orlop_cni::Settings,
+    /// How pods are set up.
+    pub pods: crate::pod::PodSettings,
     /// The cgroup that containers of [`crate::Runtime::create_container`] are put under, from the controllers' root.
     pub cgroup_parent: PathBuf,
 }
@@ -55,6 +57,7 @@ pub(crate) struct Core {
     pub(crate) db: Db,
     pub(crate) clock: SharedClock,
     pub(crate) tasks: TaskTree,
+    pub(crate) pods: crate::pod::Pods,
     handles: Mutex<HashMap<TaskKey, Handle>>,
 }
 
@@ -65,7 +68,9 @@ impl Core {
         clock: SharedClock,
         tasks: TaskTree,
     ) -> Arc<Self> {
+        let pods = crate::pod::Pods::new(settings.pods.clone());
         Arc::new(Self {
+            pods,
             settings,
             db,
             clock,

@@ -23,6 +23,11 @@ pub(crate) fn for_own_network(host: &str, behind_stub: Option<&str>) -> String {
         .collect()
 }
 
+/// How many servers a text names.
+pub(crate) fn servers(text: &str) -> usize {
+    text.lines().filter(|line| server(line).is_some()).count()
+}
+
 fn has_usable_server(text: &str) -> bool {
     text.lines()
         .any(|line| server(line).is_some() && !is_loopback_server(line))

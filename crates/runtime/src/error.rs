@@ -121,7 +121,7 @@ pub enum Error {
         container: String,
         /// Why.
         #[source]
-        source: orlop_sys::netns::NetnsError,
+        source: orlop_sys::namespace::NamespaceError,
     },
     /// The shim did not start.
     #[error("shim {binary:?} did not start: {reason}")]
@@ -163,6 +163,9 @@ pub enum Error {
         /// The time it had.
         limit: Duration,
     },
+    /// A pod.
+    #[error(transparent)]
+    Pod(#[from] crate::pod::PodError),
     /// The database.
     #[error("the record of container {container:?} cannot be {attempt}")]
     Record {
@@ -271,6 +274,7 @@ impl Error {
             Self::Shim { source, .. } => source.code(),
             Self::Rootfs { .. } => "ORL-E6017",
             Self::Deadline { .. } => "ORL-E6009",
+            Self::Pod(error) => error.code(),
             Self::Record { .. } => "ORL-E6010",
             Self::ForeignRecord { .. } => "ORL-E6011",
             Self::NotRunning { .. } => "ORL-E6031",
@@ -311,6 +315,7 @@ impl Error {
             Self::Shim { source, .. } => shim_kind(source),
             Self::Rootfs { .. } => ErrorKind::FailedPrecondition,
             Self::Deadline { .. } | Self::ExecTimeout { .. } => ErrorKind::DeadlineExceeded,
+            Self::Pod(error) => error.kind(),
             Self::Record { source, .. } => source.kind(),
             Self::Daemon(_) | Self::Gone { .. } | Self::Forward { .. } => ErrorKind::Unavailable,
         }

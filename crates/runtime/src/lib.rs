@@ -39,6 +39,7 @@ pub use container::{AUTO_REMOVE_LABEL, LOG_LABEL, NETWORK_LABEL, NewContainer};
 pub use error::Error;
 pub use orlop_cni::Settings as NetworkSettings;
 pub use orlop_types::ErrorKind;
+pub use pod::PodSettings;
 pub use process::{Exec, ProcessState, Status};
 pub use record::{LastTask, RecordFault, Streams};
 pub use runtime::{CreateTask, Runtime};

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use orlop_cni::{Attachment, AttachmentId, Network, Plugins, Settings, is_attached};
+use orlop_cni::{Attachment, AttachmentId, Network, Plugins, Settings};
 use orlop_meta::Container;
-use orlop_sys::netns;
+use orlop_sys::namespace::{self, Kind, Pin, Setup};
 use orlop_types::{ContainerId, Namespace};
 
 use crate::Error;
@@ -53,7 +53,11 @@ pub(crate) fn attach(
         source,
     })?;
     let network = load(settings, key, "attach")?;
-    netns::create(path).map_err(|source| Error::NetworkNamespace {
+    let pin = Pin {
+        kind: Kind::Network,
+        path: path.to_owned(),
+    };
+    namespace::create(&[pin], &Setup::default()).map_err(|source| Error::NetworkNamespace {
         container: key.container.to_string(),
         source,
     })?;
@@ -65,29 +69,21 @@ pub(crate) fn attach(
 
 /// Detaches the namespace and unpins it, even if detaching failed. Blocks.
 pub(crate) fn detach(settings: &Settings, key: &TaskKey, path: &Path) -> Result<(), Error> {
-    let detached = match load(settings, key, "detach") {
-        Ok(network) => network
-            .del(&attachment(&unique(&key.namespace, &key.container), path))
-            .map_err(|source| error(key, "detach", source)),
-        // Without a configuration there is nobody to ask; that is no loss only if nothing is attached.
-        Err(Error::Network { source, .. })
-            if matches!(*source, orlop_cni::Error::NoNetwork { .. })
-                && !is_on_record(settings, key)? =>
-        {
-            Ok(())
-        }
-        Err(other) => Err(other),
-    };
-    let unpinned = netns::remove(path).map_err(|source| Error::NetworkNamespace {
+    let id = unique(&key.namespace, &key.container);
+    let detached = orlop_cni::detach(settings, &Plugins, &attachment(&id, path))
+        .map(drop)
+        .map_err(|source| error(key, "detach", source));
+    let unpinned = namespace::remove(path).map_err(|source| Error::NetworkNamespace {
         container: key.container.to_string(),
         source,
     });
     detached.and(unpinned)
 }
 
-fn is_on_record(settings: &Settings, key: &TaskKey) -> Result<bool, Error> {
+/// What a container is attached as: name and interface.
+pub(crate) fn attached_as(key: &TaskKey) -> (String, String) {
     let id = unique(&key.namespace, &key.container);
-    is_attached(settings, &id, INTERFACE).map_err(|source| error(key, "detach", source))
+    (id.to_string(), INTERFACE.to_owned())
 }
 
 fn load(

@@ -113,6 +113,7 @@ impl Runtime {
         blocking::run("sweep logs", move || container::sweep_logs(&core))
             .await
             .map_err(Error::Daemon)?;
+        self.recover_pods().await?;
         Ok(count)
     }
 

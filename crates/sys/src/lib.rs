@@ -1,7 +1,7 @@
 //! System calls with owned, typed results.
 //!
 //! Purpose: the one place that speaks to the kernel in ways the standard library does not: files beneath a root,
-//! mounts by descriptor, cgroups of both versions, network namespaces, processes and their signals.
+//! mounts by descriptor, cgroups of both versions, namespaces, processes and their signals.
 //!
 //! Non-goals: the domain. Nothing in here knows of images, snapshots, containers or pods. Nothing is asynchronous.
 //!
@@ -10,13 +10,14 @@
 //! - nothing is removed by a path that was put together from a text: removal takes a directory and a checked name;
 //! - no call changes what other threads of the process share, such as their namespaces or their working directory.
 //!
-//! Entry points: [`fs::Dir`], [`beneath`], [`mount::mount_all`], [`cgroup::Cgroup`], [`netns::create`],
+//! Entry points: [`fs::Dir`], [`beneath`], [`mount::mount_all`], [`cgroup::Cgroup`], [`namespace::create`],
 //! [`process::Spawn`], [`signal::SignalFd`].
 
 pub mod beneath;
 pub mod cgroup;
 pub mod fs;
 pub mod mount;
+pub mod namespace;
 pub mod net;
 pub mod netns;
 pub mod process;

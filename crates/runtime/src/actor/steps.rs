@@ -40,6 +40,8 @@ impl Actor {
                     self.key.clone(),
                     self.network_namespace(),
                 );
+                let owner = Arc::clone(&core);
+                let _attaching = owner.pods.attaching.read().await;
                 let attached = blocking::run_long("attach network", move || {
                     network::attach(&core.settings.network, &key, &path)
                 })

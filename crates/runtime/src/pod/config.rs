@@ -44,6 +44,36 @@ pub struct PodConfig {
     pub privileged: bool,
     /// The SELinux label, `user:role:type:level`; empty for none.
     pub selinux_label: String,
+    /// What the pod itself takes over what its containers do, for the record.
+    pub overhead: Option<PodResources>,
+    /// The sum of what its containers may take, for the record: whoever made the cgroup has set the limits.
+    pub resources: Option<PodResources>,
+}
+
+/// Limits and shares of a pod's cgroup. Zero and empty mean that nothing was said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodResources {
+    /// The period of the CPU quota, in microseconds.
+    pub cpu_period_micros: i64,
+    /// The CPU time in each period, in microseconds.
+    pub cpu_quota_micros: i64,
+    /// Relative weight against other pods.
+    pub cpu_shares: i64,
+    /// The most memory, in bytes.
+    pub memory_limit_bytes: i64,
+    /// The most memory and swap together, in bytes.
+    pub memory_swap_limit_bytes: i64,
+    /// How willingly the kernel kills its processes.
+    pub oom_score_adj: i64,
+    /// CPUs it may use, as in `0-2,7`.
+    pub cpuset_cpus: String,
+    /// Memory nodes it may use.
+    pub cpuset_mems: String,
+    /// The most huge pages by their size, such as `2MB`, in bytes.
+    pub hugepage_limits_bytes: BTreeMap<String, u64>,
+    /// Files of cgroup v2 and what is written to them.
+    pub unified: BTreeMap<String, String>,
 }
 
 /// How names are resolved: the lines of resolv.conf(5).

@@ -4,15 +4,17 @@
 //! dispositions and an empty signal mask, by `posix_spawn`, so that a large or threaded parent pays no fork and no
 //! code of ours runs between clone and exec.
 //!
-//! Non-goals: asynchronous waiting (poll [`Child::pidfd`]), namespaces, privileges.
+//! Non-goals: asynchronous waiting (poll [`Child::pidfd`]), privileges; but for [`confine()`], namespaces.
 //!
 //! Ordering: a [`Child`] holds a pidfd, so signals and waits never hit a process that took over its id.
 //! Cancellation: dropping a [`Child`] neither ends nor reaps it. Crash: children go on.
 //!
 //! Entry points: [`Spawn`], [`run()`], [`reap_next`].
 
+mod confine;
 mod run;
 mod spawn;
+mod stranger;
 mod tree;
 mod tune;
 
@@ -20,8 +22,10 @@ use std::io;
 
 use rustix::process::{Pid, WaitOptions};
 
-pub use run::{Finished, RunError, in_memory, run};
+pub use confine::{confine, enter_and_unshare};
+pub use run::{Finished, RunError, in_memory, run, sealed_in_memory};
 pub use spawn::{Child, Input, Spawn, SpawnError};
+pub use stranger::Stranger;
 pub use tree::kill_tree;
 pub use tune::{
     OomScore, become_subreaper, keep_heap_small, shed_memory, take_inherited_fd, with_oom_score,

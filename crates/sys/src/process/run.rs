@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
@@ -87,6 +87,22 @@ pub fn in_memory(name: &str, content: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
     file.write_all(content)?;
     file.rewind()?;
+    Ok(file)
+}
+
+/// An executable in memory that nobody can change any more, to be started as `/proc/self/fd/N`: what can reach a process's
+/// executable through `/proc` finds neither the file on disk nor anything to write to.
+///
+/// # Errors
+/// `program` cannot be read, or the kernel has no memory or no descriptor left.
+pub fn sealed_in_memory(name: &str, program: &std::path::Path) -> io::Result<File> {
+    let mut program = File::open(program)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create(name, flags)?);
+    io::copy(&mut program, &mut file)?;
+    rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o555))?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file)
 }
 
