@@ -16,6 +16,7 @@ mod collect;
 mod daemon;
 mod engine;
 mod figures;
+mod memory;
 mod metrics;
 mod notify;
 

@@ -10,10 +10,12 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::task::panic_message;
 use crate::telemetry::names;
@@ -49,6 +51,14 @@ pub struct BlockingPool {
     short: Arc<Semaphore>,
     long: Arc<Semaphore>,
     panics: Counter,
+    /// Counts the jobs that have ended.
+    ended: watch::Sender<u64>,
+}
+
+/// Hears of a pool's work, for whoever wants to tidy up after it.
+#[derive(Debug)]
+pub struct Activity {
+    ended: watch::Receiver<u64>,
 }
 
 static POOL: OnceLock<BlockingPool> = OnceLock::new();
@@ -97,6 +107,15 @@ impl BlockingPool {
             short: Arc::new(Semaphore::new(short_jobs.max(1))),
             long: Arc::new(Semaphore::new(long_jobs.max(1))),
             panics: Counter::default(),
+            ended: watch::Sender::default(),
+        }
+    }
+
+    /// Hears of jobs from now on.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        Activity {
+            ended: self.ended.subscribe(),
         }
     }
 
@@ -158,21 +177,49 @@ impl BlockingPool {
             .await
             .expect("the lanes are never closed");
         let span = tracing::Span::current();
-        let panics = self.panics.clone();
+        let (panics, ended) = (self.panics.clone(), self.ended.clone());
         let guarded = move || {
             // Held by the job and not by the caller: a caller that goes away frees no thread.
             let _place = place;
             let _entered = span.enter();
-            std::panic::catch_unwind(AssertUnwindSafe(job)).map_err(|payload| {
+            let result = std::panic::catch_unwind(AssertUnwindSafe(job)).map_err(|payload| {
                 let message = panic_message(payload.as_ref()).to_owned();
                 panics.inc();
                 tracing::error!(kind, message, "a blocking job panicked");
                 BlockingError::Panicked { kind, message }
-            })
+            });
+            ended.send_modify(|count| *count += 1);
+            result
         };
         tokio::task::spawn_blocking(guarded)
             .await
             .unwrap_or(Err(BlockingError::Cancelled { kind }))
+    }
+}
+
+impl Activity {
+    /// Waits for a job to end that was not heard of before, and then until none has ended for `quiet`; but not
+    /// longer than `patience` after the first.
+    pub async fn pause(&mut self, quiet: Duration, patience: Duration) {
+        if self.ended.changed().await.is_err() {
+            // The pool is gone: nothing will ever end again.
+            return std::future::pending().await;
+        }
+        let begun = Instant::now();
+        loop {
+            // Asks now and then instead of being woken by every job.
+            tokio::time::sleep(quiet).await;
+            let is_quiet = !self.ended.has_changed().unwrap_or(false);
+            self.forget();
+            if is_quiet || begun.elapsed() >= patience {
+                return;
+            }
+        }
+    }
+
+    /// Passes over the jobs that have ended by now, such as one's own.
+    pub fn forget(&mut self) {
+        self.ended.mark_unchanged();
     }
 }
 
@@ -203,6 +250,48 @@ mod tests {
         );
         assert_eq!(pool.panics(), 1);
         assert_eq!(pool.run("test", || 1).await.unwrap(), 1);
+    }
+
+    const QUIET: Duration = Duration::from_secs(3);
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_comes_once_after_work_and_never_without() {
+        let pool = BlockingPool::default();
+        let mut activity = pool.activity();
+        let hour = Duration::from_secs(3600);
+        let mut paused = async || tokio::time::timeout(hour, activity.pause(QUIET, PATIENCE)).await;
+        assert!(paused().await.is_err(), "nothing has been done yet");
+        pool.run("test", || ()).await.unwrap();
+        assert!(paused().await.is_ok());
+        assert!(paused().await.is_err(), "nothing has been done since");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_without_end_is_paused_in_when_patience_ends() {
+        let pool = BlockingPool::default();
+        let mut activity = pool.activity();
+        let begun = Instant::now();
+        let work = async {
+            loop {
+                pool.run("test", || ()).await.unwrap();
+                tokio::time::sleep(QUIET / 2).await;
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = activity.pause(QUIET, PATIENCE) => {}
+        }
+        assert!(begun.elapsed() >= PATIENCE && begun.elapsed() <= PATIENCE + QUIET);
+    }
+
+    #[tokio::test]
+    async fn a_job_of_ones_own_is_forgotten() {
+        let pool = BlockingPool::default();
+        let mut activity = pool.activity();
+        pool.run("own", || ()).await.unwrap();
+        activity.forget();
+        assert!(!activity.ended.has_changed().unwrap());
     }
 
     #[tokio::test(flavor = "multi_thread")]

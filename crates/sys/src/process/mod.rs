@@ -28,7 +28,8 @@ pub use spawn::{Child, Input, Spawn, SpawnError};
 pub use stranger::Stranger;
 pub use tree::kill_tree;
 pub use tune::{
-    OomScore, become_subreaper, keep_heap_small, shed_memory, take_inherited_fd, with_oom_score,
+    OomScore, become_subreaper, keep_heap_small, limit_heap_arenas, shed_memory,
+    shed_memory_of_threads, take_inherited_fd, with_oom_score,
 };
 
 /// What the kernel says about the end of a process: `wait(2)`'s status, unchanged.
