@@ -181,7 +181,8 @@ impl Cycle {
 }
 
 /// An OCI configuration as `ctr run` makes it.
-fn spec(cgroup: &str, command: &[&str]) -> Value {
+#[must_use]
+pub fn spec(cgroup: &str, command: &[&str]) -> Value {
     json!({
         "ociVersion": "1.0.2",
         "process": {

@@ -42,3 +42,29 @@ pub(crate) fn remove_all(dir: &Dir, names: &[Name]) -> Vec<Result<(), Error>> {
         done
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use orlop_sys::fs::Mode;
+
+    use super::*;
+
+    #[test]
+    fn every_folder_goes_once_whatever_their_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = Dir::open(folder.path()).unwrap();
+        for count in [0, 1, FOLDERS_PER_THREAD * 3, FOLDERS_PER_THREAD * 20] {
+            let names: Vec<_> = (0..count)
+                .map(|number| Name::new(number.to_string()).unwrap())
+                .collect();
+            for name in &names {
+                let made = dir.create_dir(name, Mode::from_raw_mode(0o700)).unwrap();
+                made.create_dir(name, Mode::from_raw_mode(0o700)).unwrap();
+            }
+            let done = remove_all(&dir, &names);
+            assert_eq!(done.len(), count);
+            assert!(done.iter().all(Result::is_ok), "{done:?}");
+            assert_eq!(dir.entries().unwrap().count(), 0);
+        }
+    }
+}

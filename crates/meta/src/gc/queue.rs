@@ -233,3 +233,34 @@ fn item(row: &Row<'_>) -> Result<QueueItem, Error> {
 fn whole(sum: f64) -> u64 {
     sum as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use orlop_base::clock::{ManualClock, SharedClock};
+
+    use super::*;
+    use crate::{Backends, sweep};
+
+    #[test]
+    fn what_is_queued_after_the_rows_were_made_durable_waits_for_the_next_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock: SharedClock = Arc::new(ManualClock::new());
+        let db = Db::open(&folder.path().join("meta.db"), clock, Backends::default()).unwrap();
+        let queue = |kind, key: &str| {
+            db.write_relaxed("queue", |tx| sweep::enqueue(tx, kind, ("s", key), 0))
+                .unwrap();
+        };
+        assert_eq!(db.read("look", newest).unwrap(), None);
+        queue(SweepKind::Snapshot, "1");
+        queue(SweepKind::Leftovers, "");
+        let newest = db.read("look", newest).unwrap().unwrap();
+        queue(SweepKind::Snapshot, "2");
+        let due = db.read("look", |connection| {
+            due(connection, i64::MAX, (0, newest), 10)
+        });
+        let keys: Vec<_> = due.unwrap().into_iter().map(|item| item.key).collect();
+        assert_eq!(keys, ["1"]);
+    }
+}

@@ -47,12 +47,21 @@ pub(super) struct Reaped {
 }
 
 /// The row of a record that may go.
+#[derive(Debug)]
 struct Record {
     id: i64,
     namespace: i64,
     kind: NodeKind,
     scope: String,
     key: String,
+}
+
+impl Record {
+    fn log(&self, names: &HashMap<i64, Namespace>) {
+        let namespace = names.get(&self.namespace).map(Namespace::as_str);
+        let (kind, key) = (self.kind.as_str(), &self.key);
+        tracing::info!(kind, key, namespace, "nothing holds this any more");
+    }
 }
 
 /// The names of all namespaces, by id.
@@ -97,7 +106,11 @@ pub(super) fn reap(
         match ran {
             Ok(batch) => {
                 next += batch.taken;
-                reaped.removed.add(&batch.removed);
+                for record in &batch.went {
+                    reaped.removed.count(record.kind);
+                    // Not in the transaction: a log that is slow to write must not keep other writers waiting.
+                    record.log(names);
+                }
                 reaped.spared += batch.spared;
                 (size, failed) = (BATCH_RECORDS, 0);
             }
@@ -126,7 +139,7 @@ fn end_of(doomed: &Order, end: usize) -> usize {
 #[derive(Debug, Default)]
 struct Batch {
     taken: usize,
-    removed: Removed,
+    went: Vec<Record>,
     spared: u64,
 }
 
@@ -151,31 +164,31 @@ fn batch(
         }
         batch.taken += 1;
         let index = doomed.records[place];
-        let went = marks.level(index) == Level::None && remove(tx, graph, index, names)?;
-        if went {
-            batch.removed.count(graph.node(index).kind);
-        } else {
-            batch.spared += 1;
-        }
+        let went = match marks.level(index) {
+            Level::None => remove(tx, graph, index, names)?,
+            Level::Flat | Level::Full => None,
+        };
+        batch.spared += u64::from(went.is_none());
+        batch.went.extend(went);
     }
     Ok(batch)
 }
 
-/// Removes one record with its event and its place in the sweep queue. False if it is gone or in use.
+/// Removes one record with its event and its place in the sweep queue. None if it is gone or in use.
 fn remove(
     tx: &Tx<'_>,
     graph: &Graph,
     index: Index,
     names: &HashMap<i64, Namespace>,
-) -> Result<bool, Error> {
+) -> Result<Option<Record>, Error> {
     let Some(record) = load(tx, graph, index)? else {
-        return Ok(false);
+        return Ok(None);
     };
     let event = match record.kind {
         NodeKind::Content => remove_blob(tx, &record)?,
         NodeKind::Snapshot => match remove_snapshot(tx, &record)? {
             Some(event) => Some(event),
-            None => return Ok(false),
+            None => return Ok(None),
         },
         NodeKind::Image => {
             records::remove_image(tx, record.id)?;
@@ -191,15 +204,12 @@ fn remove(
             content::ingest::collect_by_id(tx, record.namespace, record.id)?;
             None
         }
-        NodeKind::Container | NodeKind::Sandbox => return Ok(false),
+        NodeKind::Container | NodeKind::Sandbox => return Ok(None),
     };
-    let namespace = names.get(&record.namespace);
-    if let (Some(event), Some(namespace)) = (event, namespace) {
+    if let (Some(event), Some(namespace)) = (event, names.get(&record.namespace)) {
         tx.append(namespace, &event)?;
     }
-    let namespace = namespace.map(Namespace::as_str);
-    tracing::info!(kind = record.kind.as_str(), key = %record.key, namespace, "nothing holds this any more");
-    Ok(true)
+    Ok(Some(record))
 }
 
 fn load(tx: &Tx<'_>, graph: &Graph, index: Index) -> Result<Option<Record>, Error> {

@@ -8,10 +8,10 @@ use orlop_api::containerd::services::leases::v1::{CreateRequest, DeleteRequest};
 use orlop_e2e::container::Cycle;
 use orlop_e2e::figures::cpu_time;
 
-use crate::Effort;
 use crate::report::Report;
 use crate::samples::Samples;
 use crate::sides::{Side, Sides};
+use crate::{Effort, floor};
 
 const AT_ONCE: [usize; 3] = [1, 2, 8];
 
@@ -22,9 +22,16 @@ const LEASE: &str = "bench";
 pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) -> Result<()> {
     report.disk(sides)?;
     let mut rates: [[Samples; 2]; AT_ONCE.len()] = Default::default();
+    let mut floors: [Samples; AT_ONCE.len()] = Default::default();
     let mut cpu: [Samples; 2] = Default::default();
     for round in 0..effort.rounds {
-        for (samples, at_once) in rates.iter_mut().zip(AT_ONCE) {
+        for ((samples, floor), at_once) in rates.iter_mut().zip(&mut floors).zip(AT_ONCE) {
+            floor.add(floor::rate(
+                &sides.scratch,
+                at_once,
+                effort.containers,
+                round,
+            )?);
             for index in sides.turns(round) {
                 let side = &sides.both[index];
                 let before = cpu_time(side.engine.pid())?;
@@ -35,13 +42,17 @@ pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) 
             }
         }
     }
-    for (samples, at_once) in rates.iter().zip(AT_ONCE) {
+    for ((samples, floor), at_once) in rates.iter().zip(&floors).zip(AT_ONCE) {
         report.ratio(
             &format!("run_rate_{at_once}"),
             samples,
             "containers/s",
             ">=2",
         )?;
+        let bound = floor.median() / samples[1].median();
+        report.note(&format!(
+            "runc alone, {at_once} at once, containers/s: {floor}; an engine that cost nothing would reach {bound:.2}"
+        ))?;
     }
     let [ours, theirs] = cpu;
     report.note(&format!(
@@ -107,7 +118,7 @@ fn rate_by_hand(sides: &Sides, side: &Side, count: usize, round: u32) -> Result<
     Ok(per_second(count, started.elapsed()))
 }
 
-fn per_second(count: usize, elapsed: std::time::Duration) -> f64 {
+pub(crate) fn per_second(count: usize, elapsed: std::time::Duration) -> f64 {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     f64::from(count) / elapsed.as_secs_f64()
 }

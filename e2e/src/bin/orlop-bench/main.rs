@@ -8,6 +8,7 @@
 mod collect;
 mod cri;
 mod cycles;
+mod floor;
 mod memory;
 mod pull;
 mod report;
