@@ -16,7 +16,7 @@ use crate::Error;
 use crate::actor::{ACTOR, Actor, Handle, Message, TaskKey, View};
 use crate::container::AUTO_REMOVE_LABEL;
 use crate::core::{Core, Settings};
-use crate::machine::{Event, Task};
+use crate::machine::{Effect, Event, Task};
 use crate::process::{ProcessState, init_state};
 use crate::record::{Plan, Streams, TaskRecord, VERSION};
 use crate::shim::Shim;
@@ -148,7 +148,9 @@ impl Runtime {
             auto_remove: container.labels.value(AUTO_REMOVE_LABEL).is_some(),
             checkpoint: request.checkpoint,
         };
-        let (task, effects) = Task::create(plan.network_namespace.is_some(), self.core.now());
+        let (task, mut effects) = Task::create(plan.network_namespace.is_some(), self.core.now());
+        // Writing the record for the first time is done below, before anybody else knows of the task.
+        effects.retain(|effect| *effect != Effect::Persist);
         let record = TaskRecord {
             task,
             plan,
