@@ -104,15 +104,7 @@ impl Core {
             // The algorithm is known only now: begin anew with it.
             *hash = PrefixHash::new(digest.algorithm());
         }
-        while hash.hashed_bytes() < size_bytes {
-            let count = hash
-                .advance_from_file(&self.progress.file, size_bytes)
-                .map_err(|source| self.data_error("read", source))?;
-            if count == 0 {
-                let source = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-                return Err(self.data_error("read", source));
-            }
-        }
+        self.hash_up_to(&mut hash, size_bytes)?;
         let actual = hash.digest();
         match expected.digest {
             Some(expected) if expected != actual => Err(ContentError::DigestMismatch {
@@ -122,6 +114,25 @@ impl Core {
             }),
             Some(_) | None => Ok(actual),
         }
+    }
+
+    pub(crate) fn digest_so_far(&self) -> Result<Digest, ContentError> {
+        let mut hash = lock(&self.hash);
+        self.hash_up_to(&mut hash, self.progress.contiguous_bytes())?;
+        Ok(hash.digest())
+    }
+
+    fn hash_up_to(&self, hash: &mut PrefixHash, size_bytes: u64) -> Result<(), ContentError> {
+        while hash.hashed_bytes() < size_bytes {
+            let count = hash
+                .advance_from_file(&self.progress.file, size_bytes)
+                .map_err(|source| self.data_error("read", source))?;
+            if count == 0 {
+                let source = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                return Err(self.data_error("read", source));
+            }
+        }
+        Ok(())
     }
 
     fn make_durable(&self, size_bytes: u64) -> Result<(), ContentError> {

@@ -172,6 +172,15 @@ impl Ingest {
         self.core.progress.extents()
     }
 
+    /// The digest of the contiguous bytes so far, by the algorithm of the expected digest. It says what is there, not
+    /// that it is right.
+    ///
+    /// # Errors
+    /// [`ContentError::Io`].
+    pub fn digest_so_far(&self) -> Result<Digest, ContentError> {
+        self.core.digest_so_far()
+    }
+
     /// A reader over the growing prefix. What it gives is **not verified**: see [`IngestReader`].
     #[must_use]
     pub fn reader(&self) -> IngestReader {

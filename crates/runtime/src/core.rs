@@ -118,13 +118,17 @@ impl Core {
         self.lock().remove(key);
     }
 
-    /// The shim's executable for a runtime's name, and the options configured for it.
+    /// The shim's executable for a runtime's name, and the options configured for it. A path is the shim itself, as in
+    /// containerd.
     pub(crate) fn runtime(&self, name: &str) -> Result<(PathBuf, Option<Any>), Error> {
         let name = if name.is_empty() {
             &self.settings.default_runtime
         } else {
             name
         };
+        if name.starts_with('/') {
+            return Ok((PathBuf::from(name), None));
+        }
         let configured = self
             .settings
             .runtimes

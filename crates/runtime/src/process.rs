@@ -4,7 +4,9 @@ use std::time::SystemTime;
 
 use orlop_api::Any;
 use orlop_api::containerd::task::v3::{ExecProcessRequest, StateResponse};
+use orlop_api::containerd::types::RuntimeInfo;
 use orlop_api::containerd::v1::types::ProcessInfo;
+use orlop_base::blocking;
 use orlop_types::exit::ExitCause;
 use orlop_types::{ContainerId, ExecId, Namespace};
 
@@ -297,6 +299,36 @@ impl Runtime {
         shim.shim_pid()
             .await
             .map_err(|source| failed(container, "tell its process id", source))
+    }
+
+    /// The memory of the shim that holds a task (PSS), in bytes; nothing if the kernel does not tell.
+    ///
+    /// # Errors
+    /// As [`Runtime::shim_pid`].
+    pub async fn shim_memory(
+        &self,
+        namespace: &Namespace,
+        container: &ContainerId,
+    ) -> Result<Option<u64>, Error> {
+        let pid = self.shim_pid(namespace, container).await?;
+        let read = move || orlop_sys::process::memory_bytes(pid).ok();
+        blocking::run("shim memory", read)
+            .await
+            .map_err(Error::Daemon)
+    }
+
+    /// What a runtime is and can do: its shim is asked, which asks its OCI runtime. `runtime` is a name, the path of a
+    /// shim, or empty for the default.
+    ///
+    /// # Errors
+    /// The runtime is unknown, or its shim does not answer.
+    pub async fn runtime_info(
+        &self,
+        runtime: &str,
+        options: Option<Any>,
+    ) -> Result<RuntimeInfo, Error> {
+        let (shim, configured) = self.core.runtime(runtime)?;
+        crate::shim::info(shim, options.or(configured)).await
     }
 }
 

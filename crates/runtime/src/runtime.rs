@@ -35,6 +35,8 @@ pub struct CreateTask {
     pub checkpoint: String,
     /// Options for the shim, over the container's own.
     pub options: Option<Any>,
+    /// The shim to use instead of the one that the container's runtime names; empty for none.
+    pub shim_path: String,
 }
 
 /// The tasks of all namespaces. Clones are the same runtime.
@@ -129,7 +131,10 @@ impl Runtime {
         let container = self.container(&key).await?;
         let rootfs = self.rootfs(&key, &container, request.rootfs).await?;
         let streams = streams_or_log(request.streams, &container);
-        let (shim_binary, configured) = self.core.runtime(&container.runtime.name)?;
+        let (mut shim_binary, configured) = self.core.runtime(&container.runtime.name)?;
+        if !request.shim_path.is_empty() {
+            shim_binary = request.shim_path.into();
+        }
         let own_options = container.runtime.options.as_ref().map(|typed| Any {
             type_url: typed.type_url.clone(),
             value: typed.value.clone(),

@@ -55,6 +55,7 @@ pub(super) fn read_manifest(
     Ok(Imported {
         format: ArchiveFormat::Docker,
         images,
+        index: None,
     })
 }
 

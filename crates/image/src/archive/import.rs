@@ -37,6 +37,8 @@ pub struct Imported {
     pub format: ArchiveFormat,
     /// Its images, in its order.
     pub images: Vec<ImportedImage>,
+    /// The `index.json` of an OCI layout, as it was written.
+    pub index: Option<Vec<u8>>,
 }
 
 /// A file of the archive that was stored.
@@ -227,6 +229,7 @@ fn read_layout(layout: &[u8], index: &[u8], sink: &dyn BlobSink) -> Result<Impor
     Ok(Imported {
         format: ArchiveFormat::Oci,
         images,
+        index: Some(index.to_vec()),
     })
 }
 

@@ -7,7 +7,7 @@ use orlop_base::task::{CancellationToken, TaskKind};
 use orlop_meta::{Image, View};
 use orlop_types::{Descriptor, ImageName, Labels, Platform, Reference, SnapshotterName};
 
-use super::document::{add_labels, document_labels};
+use super::document::{add_labels, document_labels, store};
 use super::error::Error;
 use super::lease::OperationLease;
 use super::progress::{Board, Progress};
@@ -16,8 +16,9 @@ use super::store::ContentStore;
 use super::table::load_document;
 use super::unpack::UnpackTarget;
 use super::{Images, Scope, blocking, blocking_long};
-use crate::archive::{ImportedImage, read_archive};
-use crate::model::{Document, INDEX_DEPTH_MAX, ModelError};
+use crate::apply::Hasher;
+use crate::archive::{Imported, ImportedImage, read_archive};
+use crate::model::{Document, INDEX_DEPTH_MAX, ModelError, names as media_types};
 
 const IMPORT: TaskKind = TaskKind::cooperative("image-import");
 
@@ -51,6 +52,34 @@ impl Images {
     where
         R: Read + Send + 'static,
     {
+        let base = request.base_name.clone();
+        let names = move |imported: &Imported, _index: &Descriptor| {
+            let named = imported.images.iter().map(|image| {
+                let name = name_of(image, base.as_deref())?;
+                Ok(Image::new(name, image.target.clone(), Labels::new()))
+            });
+            named.collect()
+        };
+        self.import_as(scope, request, input, progress, names).await
+    }
+
+    /// Like [`Self::import`], but `names` says how the images are called. It is told which the archive holds, and the
+    /// index of all of them, which may be named too.
+    ///
+    /// # Errors
+    /// As [`Self::import`], and what `names` says.
+    pub async fn import_as<R, N>(
+        &self,
+        scope: &Scope,
+        request: ImportRequest,
+        input: R,
+        progress: Arc<dyn Progress>,
+        names: N,
+    ) -> Result<Vec<Image>, Error>
+    where
+        R: Read + Send + 'static,
+        N: FnOnce(&Imported, &Descriptor) -> Result<Vec<Image>, Error> + Send + 'static,
+    {
         let (images, view) = (self.clone(), self.view(scope));
         self.run(IMPORT, |stop| async move {
             let active = images.inner.leases.clone();
@@ -58,7 +87,7 @@ impl Images {
             let begin = move || OperationLease::begin(view, &active, "(import)", lifetime);
             let lease = blocking("import-lease", begin).await?;
             let board = Arc::new(Board::new(progress));
-            let work = images.import_under(lease.view(), &request, input, (&board, &stop));
+            let work = images.import_under(lease.view(), (&request, names), input, (&board, &stop));
             let result = board.while_doing(work).await;
             let ended = blocking("import-release", move || lease.end(false)).await;
             let named = result?;
@@ -68,15 +97,16 @@ impl Images {
         .await
     }
 
-    async fn import_under<R>(
+    async fn import_under<R, N>(
         &self,
         view: &View,
-        request: &ImportRequest,
+        (request, names): (&ImportRequest, N),
         input: R,
         (board, stop): (&Arc<Board>, &CancellationToken),
     ) -> Result<Vec<Image>, Error>
     where
         R: Read + Send + 'static,
+        N: FnOnce(&Imported, &Descriptor) -> Result<Vec<Image>, Error>,
     {
         let mut sink = ContentStore { view: view.clone() };
         let read = move || {
@@ -86,12 +116,20 @@ impl Images {
             })
         };
         let imported = blocking_long("image-import", read).await?;
-        let mut named = Vec::new();
-        for image in &imported.images {
-            let name = name_of(image, request.base_name.as_deref())?;
-            named.push(Image::new(name, image.target.clone(), Labels::new()));
+        let (index, bytes) = index_of(&imported);
+        let named = names(&imported, &index)?;
+        if named
+            .iter()
+            .any(|image| image.target.digest == index.digest)
+        {
+            let (view, index) = (view.clone(), index.clone());
+            let keep = move || {
+                store(&view, &index, &bytes, &Labels::new())?;
+                label(&view, &index, 0)
+            };
+            blocking("document-store", keep).await?;
         }
-        for image in &named {
+        for image in &imported.images {
             let (labelled, target) = (view.clone(), image.target.clone());
             blocking("blob-label", move || label(&labelled, &target, 0)).await?;
             if request.skip_unpack {
@@ -138,6 +176,26 @@ fn name_of(image: &ImportedImage, base: Option<&str>) -> Result<ImageName, Error
     };
     let text = reference.to_string();
     ImageName::new(&text).map_err(Error::name(&text))
+}
+
+/// The index of an archive: its own, or for one that has none such as it would have.
+fn index_of(imported: &Imported) -> (Descriptor, Vec<u8>) {
+    let bytes = match &imported.index {
+        Some(bytes) => bytes.clone(),
+        None => {
+            let manifests: Vec<&Descriptor> =
+                imported.images.iter().map(|image| &image.target).collect();
+            let index = serde_json::json!({
+                "schemaVersion": 2, "mediaType": media_types::OCI_INDEX, "manifests": manifests,
+            });
+            index.to_string().into_bytes()
+        }
+    };
+    let mut hasher = Hasher::new(None);
+    hasher.update(&bytes);
+    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let index = Descriptor::new(media_types::OCI_INDEX, hasher.finish(), size);
+    (index, bytes)
 }
 
 /// Labels the documents below `target` that are there with what they refer to. Blocks.

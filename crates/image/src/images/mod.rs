@@ -42,7 +42,7 @@ use orlop_meta::{Db, View};
 use orlop_registry::{Client, FixedCredential, HostTree};
 use orlop_types::{ChainId, LeaseId, Namespace, Reference, SnapshotterName};
 
-pub use orlop_registry::Credential;
+pub use orlop_registry::{Credential, CredentialError, CredentialFuture, CredentialSource};
 
 pub use diff::{AppliedDiff, ApplyDiffRequest, CreateDiffRequest};
 pub use error::Error;
@@ -69,10 +69,12 @@ pub struct Scope {
 }
 
 /// How to reach a registry for one call, before the daemon's configuration.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct RegistryAccess {
     /// A credential for the registry of the reference.
     pub credential: Option<Credential>,
+    /// Who is asked for credentials instead of the configured source; `credential` goes before it.
+    pub credentials: Option<Arc<dyn CredentialSource>>,
     /// Plain HTTP also for hosts that are not loopback.
     pub plain_http: bool,
     /// A tree of `hosts.toml` instead of the configured one.
@@ -172,6 +174,9 @@ impl Images {
             let hosts = client.hosts().clone().with_plain_http();
             client = client.with_hosts(hosts);
         }
+        if let Some(credentials) = &access.credentials {
+            client = client.with_credentials(Arc::clone(credentials));
+        }
         if let Some(credential) = &access.credential {
             let host = reference.registry().to_owned();
             let credential = credential.clone();
@@ -220,6 +225,17 @@ impl Images {
 
 async fn join<T>(task: TaskHandle<Result<T, Error>>) -> Result<T, Error> {
     task.join().await?
+}
+
+impl std::fmt::Debug for RegistryAccess {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("RegistryAccess")
+            .field("credential", &self.credential)
+            .field("plain_http", &self.plain_http)
+            .field("hosts_folder", &self.hosts_folder)
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Images {

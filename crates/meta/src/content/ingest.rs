@@ -346,6 +346,8 @@ fn discard(view: &View, number: i64) -> Result<(), ContentError> {
     };
     match store.abort(&backend_reference(number)) {
         Ok(()) | Err(ContentError::IngestNotFound { .. }) => {}
+        // Its writer is just letting go of it: the sweep comes back.
+        Err(ContentError::IngestBusy { .. } | ContentError::IngestEnded { .. }) => return Ok(()),
         Err(other) => return Err(other),
     }
     let done = view.db().write_relaxed("finish a sweep", |tx| {

@@ -81,10 +81,11 @@ impl<'a> Namespaces<'a> {
         })
     }
 
-    /// Changes labels: those that `fields` names (`labels`, `labels.KEY`), or without any all of them.
+    /// Changes labels: those that `fields` names (`labels`, `labels.KEY`), or without any all of them. As with other
+    /// records, a namespace that does not exist is made by being used.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidArgument` for another field, `Database`.
+    /// `InvalidArgument` for another field, `Database`.
     pub fn update(
         &self,
         name: &Namespace,
@@ -92,6 +93,7 @@ impl<'a> Namespaces<'a> {
         fields: &[String],
     ) -> Result<NamespaceRecord, Error> {
         self.db.write("update a namespace", |tx| {
+            node::ensure_namespace(tx, name)?;
             let mut record = load(tx, name)?;
             if fields.is_empty() {
                 record.labels.clone_from(labels);

@@ -210,7 +210,7 @@ fn parameters(launch: &Launch) -> BootstrapParams {
 }
 
 /// What a failed command said, in one line.
-fn complaint(finished: &Finished) -> String {
+pub(super) fn complaint(finished: &Finished) -> String {
     let said = String::from_utf8_lossy(&finished.stderr);
     let said = said.trim();
     if said.is_empty() {

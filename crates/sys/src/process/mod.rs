@@ -12,6 +12,7 @@
 //! Entry points: [`Spawn`], [`run()`], [`reap_next`].
 
 mod confine;
+mod memory;
 mod run;
 mod spawn;
 mod stranger;
@@ -23,6 +24,7 @@ use std::io;
 use rustix::process::{Pid, WaitOptions};
 
 pub use confine::{confine, enter_and_unshare};
+pub use memory::memory_bytes;
 pub use run::{Finished, RunError, in_memory, run, sealed_in_memory};
 pub use spawn::{Child, Input, Spawn, SpawnError};
 pub use stranger::Stranger;

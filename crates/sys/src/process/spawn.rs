@@ -33,7 +33,7 @@ pub enum Input<'fd> {
 
 /// Why a program did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot start {}", program.display())]
+#[error("cannot start {program:?}")]
 pub struct SpawnError {
     /// The program.
     pub program: PathBuf,

@@ -43,6 +43,8 @@ const MANIFESTS_MAX: usize = 1000;
 pub struct PullRequest {
     /// As a user writes it.
     pub reference: String,
+    /// The name the image gets; the reference in its normal form if absent.
+    pub name: Option<ImageName>,
     /// The machine's own if absent.
     pub platform: Option<Platform>,
     /// Fetch the images of every platform; only `platform` is unpacked.
@@ -106,8 +108,13 @@ impl Images {
         progress: Arc<dyn Progress>,
     ) -> Result<Pulled, Error> {
         let reference = parse_reference(&request.reference)?;
-        let text = reference.to_string();
-        let name = ImageName::new(&text).map_err(Error::name(&text))?;
+        let name = match request.name.clone() {
+            Some(name) => name,
+            None => {
+                let text = reference.to_string();
+                ImageName::new(&text).map_err(Error::name(&text))?
+            }
+        };
         let options = &self.inner.options;
         let pull = |stop| Pull {
             images: self.clone(),
