@@ -1,14 +1,20 @@
 //! The daemon's command line.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use orlop_api::{Any, Message};
 use orlop_base::clock::SystemClock;
 use orlop_base::config::{Config, Loaded, Sources};
+use orlop_runtime::Publication;
 
 use crate::daemon;
+use crate::engine::ttrpc_address;
+
+/// Longer events are no events.
+const EVENT_BYTES_MAX: u64 = 4 << 20;
 
 /// Orlop's daemon: pulls images, keeps blobs and snapshots, runs containers.
 #[derive(Debug, Parser)]
@@ -20,6 +26,9 @@ pub(crate) struct Arguments {
     /// Overrides one setting: `--set engine.root=/srv/orlop`. May be given often.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = parse_setting, global = true)]
     settings: Vec<(String, String)>,
+    /// The socket of the daemon to speak to [default: engine.socket].
+    #[arg(long, short, value_name = "SOCKET", global = true, hide = true)]
+    address: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -38,6 +47,20 @@ enum Command {
         #[arg(long, value_name = "BACKUP")]
         rollback: Option<PathBuf>,
     },
+    /// Tells the daemon of an event, for shims.
+    #[command(hide = true)]
+    Publish(PublishArguments),
+}
+
+/// What a shim without ttrpc says: the event is on standard input, as a protobuf `Any`.
+#[derive(Debug, clap::Args)]
+struct PublishArguments {
+    /// The event's topic.
+    #[arg(long)]
+    topic: String,
+    /// Whose event it is.
+    #[arg(long)]
+    namespace: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,6 +91,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Config(ConfigCommand::Default)) => Ok(()),
         Some(Command::Config(ConfigCommand::Check)) => check(&loaded),
         Some(Command::Migrate { dry_run, rollback }) => migrate(&loaded.config, dry_run, rollback),
+        Some(Command::Publish(event)) => {
+            let socket = arguments.address.unwrap_or(loaded.config.engine.socket);
+            publish(&socket, event)
+        }
     }
 }
 
@@ -98,6 +125,27 @@ fn migrate(config: &Config, dry_run: bool, rollback: Option<PathBuf>) -> anyhow:
         "migrated from schema version {} to {}\n",
         report.from, report.to
     ))
+}
+
+fn publish(socket: &Path, arguments: PublishArguments) -> anyhow::Result<()> {
+    let mut input = Vec::new();
+    std::io::stdin()
+        .take(EVENT_BYTES_MAX)
+        .read_to_end(&mut input)
+        .context("cannot read the event")?;
+    let publication = Publication {
+        namespace: arguments.namespace.parse().context("--namespace")?,
+        topic: arguments.topic,
+        event: Any::decode(input.as_slice()).context("the event is no protobuf Any")?,
+        at: SystemClock::shared().wall(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    runtime
+        .block_on(orlop_runtime::publish(&ttrpc_address(socket), publication))
+        .map_err(Into::into)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

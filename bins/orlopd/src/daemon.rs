@@ -22,6 +22,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engine::{Engine, ttrpc_address};
+use crate::failure::NoSocket;
 use crate::figures::CollectionFigures;
 use crate::notify::notify;
 use crate::{collect, memory, metrics};
@@ -78,13 +79,14 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
     let engine = Engine::open(config, &clock, &tasks)?;
     let was_mended = collect::mend_after_unclean_stop(&engine.db, &engine.snapshot_roots)
         .context("cannot note in the database that the daemon runs")?;
-    let listener = listen(&config.engine.socket, config.engine.socket_gid)?;
+    let listener = listen(&config.engine.socket, config.engine.socket_gid).context(NoSocket)?;
     events::serve(
         &ttrpc_address(&config.engine.socket),
         engine.db.clone(),
         &tasks,
     )
-    .context("cannot listen for shims' events")?;
+    .context("cannot listen for shims' events")
+    .context(NoSocket)?;
     let adopted = engine
         .runtime
         .recover()
@@ -111,6 +113,7 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
     let parts = Parts {
         identity: engine.identity.clone(),
         components: engine.components.clone(),
+        facts: engine.facts.clone(),
         db: engine.db.clone(),
         runtime: engine.runtime.clone(),
         images: engine.images.clone(),

@@ -17,12 +17,14 @@ use orlop_meta::{Backends, Db};
 use orlop_registry::{Client, ClientOptions, DockerConfig, FetchOptions, HostTree, MemoryBudget};
 use orlop_runtime::probe::{OciRuntime, find_executable, oci_runtime};
 use orlop_runtime::{NetworkSettings, PodSettings, Runtime, RuntimeSettings, Settings};
-use orlop_services::{Component, Identity};
+use orlop_services::{Component, Facts, Identity};
 use orlop_snapshot::{Native, Overlayfs, Snapshotter};
 use orlop_sys::fs::{Dir, Mode, Name};
 use orlop_types::SnapshotterName;
 
 use crate::daemon::NETWORK_JOBS_MAX;
+
+use crate::facts;
 
 /// What clients that know containerd call the default runtime; served by our shim, whose options are the same.
 const RUNC_V2: &str = "io.containerd.runc.v2";
@@ -37,6 +39,7 @@ pub(crate) struct Engine {
     pub(crate) images: Images,
     pub(crate) oci_runtimes: Vec<OciRuntime>,
     pub(crate) components: Vec<Component>,
+    pub(crate) facts: Facts,
     pub(crate) identity: Identity,
 }
 
@@ -53,7 +56,7 @@ impl Engine {
         Dir::create_all(&config.engine.state, Mode::from_raw_mode(0o711))
             .context("cannot make engine.state")?;
         let content = Store::open(&root.join("content")).context("cannot open the blob store")?;
-        let (snapshotters, components) = open_snapshotters(root);
+        let (snapshotters, mut components) = open_snapshotters(root);
         let snapshot_roots = snapshotters
             .keys()
             .map(|name| (name.clone(), root.join("snapshots").join(name.as_str())))
@@ -83,11 +86,19 @@ impl Engine {
             images_options(config)?,
             Arc::new(NoRecorder),
         );
+        components.extend(services_of(&oci_runtimes));
         Ok(Self {
             db,
             snapshot_roots,
             runtime,
             images,
+            facts: facts::find(
+                config,
+                &oci_runtimes,
+                &components,
+                &search_folders(),
+                clock.wall(),
+            ),
             oci_runtimes,
             components,
             identity: identity(&folder)?,
@@ -102,7 +113,9 @@ fn remove_half_written(folder: &Path) {
         Err(error) if error.is_not_found() => {}
         Err(error) => tracing::warn!(folder = %folder.display(), %error, "half-written files stay"),
         Ok(0) => {}
-        Ok(count) => tracing::info!(folder = %folder.display(), count, "removed half-written files"),
+        Ok(count) => {
+            tracing::info!(folder = %folder.display(), count, "removed half-written files")
+        }
     }
 }
 
@@ -149,6 +162,47 @@ fn open_snapshotters(
     (backends, components)
 }
 
+/// What else clients of containerd know by name. Task service and runtime are one here, and so are a service and what
+/// is behind it.
+fn services_of(oci_runtimes: &[OciRuntime]) -> Vec<Component> {
+    const GRPC: [&str; 18] = [
+        "containers",
+        "content",
+        "diff",
+        "events",
+        "healthcheck",
+        "images",
+        "introspection",
+        "leases",
+        "mounts",
+        "namespaces",
+        "orlop",
+        "sandboxes",
+        "snapshots",
+        "streaming",
+        "tasks",
+        "transfer",
+        "version",
+        "cri",
+    ];
+    let mut tasks = Component::working("io.containerd.runtime.v2", "task");
+    if !oci_runtimes.iter().any(|runtime| runtime.error.is_none()) {
+        tasks.error = Some("no OCI runtime works".to_owned());
+    }
+    let parts = [
+        ("io.containerd.metadata.v1", "sqlite"),
+        ("io.containerd.gc.v1", "scheduler"),
+        ("io.containerd.lease.v1", "manager"),
+        ("io.containerd.event.v1", "outbox"),
+        ("io.containerd.differ.v1", "walking"),
+        ("io.containerd.streaming.v1", "manager"),
+        ("io.containerd.transfer.v1", "local"),
+    ];
+    let parts = parts.map(|(kind, id)| Component::working(kind, id));
+    let services = GRPC.map(|id| Component::working("io.containerd.grpc.v1", id));
+    [tasks].into_iter().chain(parts).chain(services).collect()
+}
+
 fn client_options(config: &Config) -> ClientOptions {
     let registry = &config.registry;
     ClientOptions {
@@ -181,7 +235,7 @@ fn images_options(config: &Config) -> anyhow::Result<ImagesOptions> {
     })
 }
 
-fn search_folders() -> Vec<PathBuf> {
+pub(crate) fn search_folders() -> Vec<PathBuf> {
     let own = std::env::current_exe()
         .ok()
         .and_then(|path| Some(path.parent()?.to_owned()));
@@ -223,14 +277,14 @@ fn probe(config: &Config) -> Vec<OciRuntime> {
 
 fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Result<Settings> {
     let folders = search_folders();
+    // One that is missing is told in `orlop info`, and by every task that needs it: images and records can be had.
     let shim = |name: &str| {
         let name = if name.is_empty() {
             &config.runtime.shim
         } else {
             name
         };
-        find_executable(name, &folders)
-            .with_context(|| format!("runtime.shim: {name:?} is neither beside orlopd nor in PATH"))
+        find_executable(name, &folders).unwrap_or_else(|| PathBuf::from(name))
     };
     let default_runtime = oci_runtimes
         .iter()
@@ -254,7 +308,7 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
     let mut runtimes = BTreeMap::new();
     for name in [ORLOP_V1, RUNC_V2] {
         let settings = RuntimeSettings {
-            shim_binary: Some(shim("")?),
+            shim_binary: Some(shim("")),
             options: Some(any::pack(&options(default_runtime.clone()))),
         };
         runtimes.insert(name.to_owned(), settings);
@@ -267,7 +321,7 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
         runtimes.insert(
             name.clone(),
             RuntimeSettings {
-                shim_binary: Some(shim(&handler.shim)?),
+                shim_binary: Some(shim(&handler.shim)),
                 options: Some(options),
             },
         );
@@ -279,14 +333,14 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
         address: engine.socket.clone(),
         ttrpc_address: ttrpc_address(&engine.socket),
         publish_binary: std::env::current_exe().context("cannot tell where orlopd is")?,
-        shim_folders: folders,
+        shim_folders: folders.clone(),
         runtimes,
         default_runtime: ORLOP_V1.to_owned(),
         step_limit: config.runtime.step_timeout,
         network: network_settings(config),
         pods: PodSettings {
             network_jobs_max: NETWORK_JOBS_MAX,
-            ..PodSettings::new(engine.state.join("pods"), shim("")?)
+            ..PodSettings::new(engine.state.join("pods"), shim(""))
         },
         cgroup_parent: if uses_systemd(config.runtime.cgroup_driver) {
             "orlop.slice".into()
@@ -313,7 +367,7 @@ pub(crate) fn ttrpc_address(socket: &Path) -> PathBuf {
     path.into()
 }
 
-fn uses_systemd(driver: CgroupDriver) -> bool {
+pub(crate) fn uses_systemd(driver: CgroupDriver) -> bool {
     match driver {
         CgroupDriver::Systemd => true,
         CgroupDriver::Cgroupfs => false,

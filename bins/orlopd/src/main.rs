@@ -15,6 +15,8 @@ mod cli;
 mod collect;
 mod daemon;
 mod engine;
+mod facts;
+mod failure;
 mod figures;
 mod memory;
 mod metrics;
@@ -40,5 +42,5 @@ fn main() -> ExitCode {
     reason = "the last words of a program that could not start"
 )]
 fn report(error: &anyhow::Error) {
-    eprintln!("orlopd: {error:#}");
+    eprintln!("orlopd: {error:#} ({})", failure::id(error));
 }

@@ -95,7 +95,13 @@ impl Sampler {
     /// A sample of one container; nothing for one that is going away.
     async fn sample(&self, id: &ContainerId) -> Option<api::StatsResponse> {
         match self.runtime.stats(&self.namespace, id).await {
-            Ok(figures) => decode(&figures?, id, self.clock.wall()),
+            Ok(figures) => {
+                let mut sample = decode(&figures?, id, self.clock.wall())?;
+                let shim = self.runtime.shim_memory(&self.namespace, id).await;
+                // A shim that goes away in between takes its container's next sample along.
+                sample.shim_memory_bytes = shim.ok().flatten().unwrap_or(0);
+                Some(sample)
+            }
             Err(error) => {
                 tracing::debug!(%error, container = %id, "a task has no figures");
                 None

@@ -11,6 +11,8 @@ use orlop_api::containerd::services::introspection::v1::{
 };
 use orlop_api::containerd::types;
 use orlop_api::google::rpc;
+use orlop_api::{Any, any};
+use orlop_runtime::Runtime;
 use orlop_types::Platform;
 use orlop_types::filter::{Fields, Filters, text_field};
 use tonic::{Code, Request, Response, Status};
@@ -64,11 +66,31 @@ impl Component {
     }
 }
 
+/// containerd's plugin that runs tasks: asked for more, it describes a runtime.
+pub(crate) const TASKS: (&str, &str) = ("io.containerd.runtime.v2", "task");
+
 /// Lists components and identifies the daemon.
-#[derive(Debug)]
 pub(crate) struct IntrospectionService {
     pub(crate) identity: Identity,
     pub(crate) components: Vec<Component>,
+    /// Describes runtimes.
+    pub(crate) runtime: Runtime,
+}
+
+impl IntrospectionService {
+    /// What a component says beyond its row.
+    async fn extra(&self, component: &Component, options: Any) -> Result<Any, Status> {
+        if (component.kind.as_str(), component.id.as_str()) != TASKS {
+            let name = format!("{}.{}", component.kind, component.id);
+            return Err(status::unimplemented(format!("{name} has no more to say")));
+        }
+        let wanted: types::RuntimeRequest =
+            any::unpack(&options).map_err(|error| status::invalid(&error))?;
+        let options = wanted.options.filter(|it| !it.type_url.is_empty());
+        let info = self.runtime.runtime_info(&wanted.runtime_path, options);
+        let info = info.await.map_err(|error| status::of_runtime(&error))?;
+        Ok(any::pack(&info))
+    }
 }
 
 #[tonic::async_trait]
@@ -77,12 +99,8 @@ impl Introspection for IntrospectionService {
         &self,
         request: Request<PluginsRequest>,
     ) -> Result<Response<PluginsResponse>, Status> {
-        let filters =
-            Filters::parse(&request.get_ref().filters).map_err(|e| status::invalid(&e))?;
-        let matching = self.components.iter().filter(|c| filters.matches(*c));
-        Ok(Response::new(PluginsResponse {
-            plugins: matching.map(plugin).collect(),
-        }))
+        let plugins = listed(&self.components, &request.get_ref().filters)?;
+        Ok(Response::new(PluginsResponse { plugins }))
     }
 
     async fn server(&self, _: Request<()>) -> Result<Response<ServerResponse>, Status> {
@@ -98,22 +116,30 @@ impl Introspection for IntrospectionService {
         &self,
         request: Request<PluginInfoRequest>,
     ) -> Result<Response<PluginInfoResponse>, Status> {
-        let wanted = request.get_ref();
-        let found = self
-            .components
-            .iter()
-            .find(|component| component.kind == wanted.r#type && component.id == wanted.id)
-            .ok_or_else(|| {
-                status::not_found(format!(
-                    "plugin {:?} of type {:?}",
-                    wanted.id, wanted.r#type
-                ))
-            })?;
+        let wanted = request.into_inner();
+        let found = find(&self.components, &wanted.r#type, &wanted.id)?;
+        let extra = match wanted.options {
+            Some(options) => Some(self.extra(found, options).await?),
+            None => None,
+        };
         Ok(Response::new(PluginInfoResponse {
             plugin: Some(plugin(found)),
-            extra: None,
+            extra,
         }))
     }
+}
+
+fn find<'a>(components: &'a [Component], kind: &str, id: &str) -> Result<&'a Component, Status> {
+    components
+        .iter()
+        .find(|component| component.kind == kind && component.id == id)
+        .ok_or_else(|| status::not_found(format!("plugin {id:?} of type {kind:?}")))
+}
+
+fn listed(components: &[Component], filters: &[String]) -> Result<Vec<Plugin>, Status> {
+    let filters = Filters::parse(filters).map_err(|error| status::invalid(&error))?;
+    let matching = components.iter().filter(|it| filters.matches(*it));
+    Ok(matching.map(plugin).collect())
 }
 
 impl Fields for Component {
@@ -161,53 +187,36 @@ fn platform(platform: &Platform) -> types::Platform {
 mod tests {
     use super::*;
 
-    fn service() -> IntrospectionService {
+    fn components() -> Vec<Component> {
         let mut broken = Component::working("io.containerd.snapshotter.v1", "zfs");
         broken.error = Some("no zfs here".to_owned());
-        IntrospectionService {
-            identity: Identity {
-                version: "1".to_owned(),
-                revision: "2".to_owned(),
-                uuid: "3".to_owned(),
-                pid: 4,
-                pid_namespace: 5,
-            },
-            components: vec![
-                Component::working("io.containerd.snapshotter.v1", "overlayfs"),
-                Component::working("io.containerd.content.v1", "content"),
-                broken,
-            ],
-        }
+        vec![
+            Component::working("io.containerd.snapshotter.v1", "overlayfs"),
+            Component::working("io.containerd.content.v1", "content"),
+            broken,
+        ]
     }
 
-    async fn listed(filter: &str) -> Vec<Plugin> {
-        let request = PluginsRequest {
-            filters: vec![filter.to_owned()],
-        };
-        let response = service().plugins(Request::new(request)).await.unwrap();
-        response.into_inner().plugins
+    fn kept(filter: &str) -> Vec<Plugin> {
+        listed(&components(), &[filter.to_owned()]).unwrap()
     }
 
-    #[tokio::test]
-    async fn a_client_finds_the_platforms_of_its_snapshotter() {
-        let found = listed("type==io.containerd.snapshotter.v1, id==overlayfs").await;
+    #[test]
+    fn a_client_finds_the_platforms_of_its_snapshotter() {
+        let found = kept("type==io.containerd.snapshotter.v1, id==overlayfs");
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].platforms[0].os, "linux");
     }
 
-    #[tokio::test]
-    async fn a_part_that_does_not_work_says_why() {
-        let found = listed("id==zfs").await;
+    #[test]
+    fn a_part_that_does_not_work_says_why() {
+        let found = kept("id==zfs");
         assert_eq!(found[0].init_err.as_ref().unwrap().message, "no zfs here");
     }
 
-    #[tokio::test]
-    async fn an_unknown_part_is_not_found() {
-        let request = PluginInfoRequest {
-            r#type: "x".to_owned(),
-            ..PluginInfoRequest::default()
-        };
-        let error = service().plugin_info(Request::new(request)).await;
-        assert_eq!(error.unwrap_err().code(), Code::NotFound);
+    #[test]
+    fn an_unknown_part_is_not_found() {
+        let error = find(&components(), "x", "").unwrap_err();
+        assert_eq!(error.code(), Code::NotFound);
     }
 }

@@ -15,6 +15,7 @@
 //! Entry points: [`routes`] and [`serve`].
 
 mod authority;
+mod checkpoint;
 mod collection;
 mod containers;
 mod content;
@@ -26,6 +27,7 @@ mod health;
 mod images;
 mod introspection;
 mod leases;
+mod mounts;
 mod namespaces;
 mod node;
 mod request;
@@ -34,7 +36,9 @@ mod server;
 mod snapshots;
 mod status;
 mod store;
+mod streams;
 mod tasks;
+mod transfer;
 mod transfers;
 mod translate;
 mod version;
@@ -47,10 +51,13 @@ use orlop_api::containerd::services::events::v1::events_server::EventsServer;
 use orlop_api::containerd::services::images::v1::images_server::ImagesServer;
 use orlop_api::containerd::services::introspection::v1::introspection_server::IntrospectionServer;
 use orlop_api::containerd::services::leases::v1::leases_server::LeasesServer;
+use orlop_api::containerd::services::mounts::v1::mounts_server::MountsServer;
 use orlop_api::containerd::services::namespaces::v1::namespaces_server::NamespacesServer;
 use orlop_api::containerd::services::sandbox::v1::store_server::StoreServer;
 use orlop_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use orlop_api::containerd::services::streaming::v1::streaming_server::StreamingServer;
 use orlop_api::containerd::services::tasks::v1::tasks_server::TasksServer;
+use orlop_api::containerd::services::transfer::v1::transfer_server::TransferServer;
 use orlop_api::containerd::services::version::v1::version_server::VersionServer;
 use orlop_api::grpc::health::v1::health_server::HealthServer;
 use orlop_api::orlop::v1::collection_server::CollectionServer;
@@ -65,6 +72,7 @@ use tonic::service::{Routes, RoutesBuilder};
 
 pub use collection::{Collection, Latest, PassError, PassOutcome, PassRequest, Passes};
 pub use introspection::{Component, Identity};
+pub use node::{Facts, OciRuntimeFacts};
 pub use server::{Access, ServeError, serve};
 
 use server::MESSAGE_BYTES_MAX;
@@ -76,6 +84,8 @@ pub struct Parts {
     pub identity: Identity,
     /// What it is made of.
     pub components: Vec<Component>,
+    /// What it found on its machine.
+    pub facts: Facts,
     /// The records, with their backends.
     pub db: Db,
     /// What runs containers.
@@ -109,6 +119,7 @@ pub fn routes(parts: Parts) -> Routes {
         store: store.clone(),
         identity: parts.identity.clone(),
         components: parts.components.clone(),
+        facts: parts.facts.clone(),
     };
     let mut routes = Routes::builder();
     routes
@@ -117,6 +128,7 @@ pub fn routes(parts: Parts) -> Routes {
     records(&mut routes, &store);
     kept(&mut routes, &store, &parts.collection);
     running(&mut routes, &store, &parts);
+    moving(&mut routes, &store, &parts.images);
     facts(&mut routes, parts);
     routes.routes()
 }
@@ -130,9 +142,11 @@ fn facts(routes: &mut RoutesBuilder, parts: Parts) {
     let introspection = introspection::IntrospectionService {
         identity: parts.identity,
         components: parts.components,
+        runtime: parts.runtime,
     };
     routes
         .add_service(limited!(VersionServer::new(version)))
+        .add_service(limited!(MountsServer::new(mounts::MountsService)))
         .add_service(limited!(IntrospectionServer::new(introspection)))
         .add_service(limited!(HealthServer::new(health::HealthService)));
 }
@@ -152,9 +166,6 @@ fn running(routes: &mut RoutesBuilder, store: &store::Store, parts: &Parts) {
     let diff = diff::DiffService {
         images: parts.images.clone(),
     };
-    let transfers = transfers::TransfersService {
-        images: parts.images.clone(),
-    };
     let containers = containers::ContainersService {
         store: store.clone(),
         tasks: parts.runtime.clone(),
@@ -162,9 +173,27 @@ fn running(routes: &mut RoutesBuilder, store: &store::Store, parts: &Parts) {
     routes
         .add_service(limited!(ContainersServer::new(containers)))
         .add_service(limited!(DiffServer::new(diff)))
-        .add_service(limited!(TransfersServer::new(transfers)))
         .add_service(limited!(TasksServer::new(tasks)))
         .add_service(limited!(WorkloadsServer::new(workloads)));
+}
+
+/// The services that move images, and the streams beside them.
+fn moving(routes: &mut RoutesBuilder, store: &store::Store, images: &Images) {
+    let streams = streams::Streams::default();
+    let transfer = transfer::TransferService {
+        images: images.clone(),
+        store: store.clone(),
+        streams: streams.clone(),
+    };
+    let transfers = transfers::TransfersService {
+        images: images.clone(),
+    };
+    routes
+        .add_service(limited!(StreamingServer::new(streams::StreamingService {
+            streams
+        })))
+        .add_service(limited!(TransferServer::new(transfer)))
+        .add_service(limited!(TransfersServer::new(transfers)));
 }
 
 /// The services of what is kept and collected.

@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 
 use orlop_base::blocking::BlockingError;
-use orlop_types::ErrorKind;
+use orlop_types::{ErrorKind, chain};
 use tonic::{Code, Status};
 
 /// A request that can never be accepted.
@@ -27,6 +27,10 @@ const EVENTS_LOST: &str = "ORL-E7009";
 const NOT_CLEANED: &str = "ORL-E7010";
 /// A file of the daemon cannot be read.
 const UNREADABLE: &str = "ORL-E7011";
+/// Others have to be done first.
+const TOO_MANY: &str = "ORL-E7012";
+/// This daemon does not do that.
+const NOT_DONE: &str = "ORL-E7013";
 /// A defect of the daemon.
 const DEFECT: &str = "ORL-E7003";
 
@@ -71,6 +75,16 @@ pub(crate) fn already_exists(subject: impl AsRef<str>) -> Status {
         KNOWN_SUBJECT,
         &format!("{} already exists", subject.as_ref()),
     )
+}
+
+/// A status for a request that has to wait until others are done.
+pub(crate) fn exhausted(message: impl AsRef<str>) -> Status {
+    coded(Code::ResourceExhausted, TOO_MANY, message.as_ref())
+}
+
+/// A status for what this daemon does not do.
+pub(crate) fn unimplemented(message: impl AsRef<str>) -> Status {
+    coded(Code::Unimplemented, NOT_DONE, message.as_ref())
 }
 
 /// A status for bytes that are not what they were.
@@ -153,16 +167,4 @@ fn of(error: &dyn StdError, kind: ErrorKind, id: &str) -> Status {
 
 fn coded(code: Code, id: &str, message: &str) -> Status {
     Status::new(code, format!("{message} ({id})"))
-}
-
-/// An error and its causes, from the outermost to the innermost.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

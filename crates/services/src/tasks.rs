@@ -12,6 +12,7 @@ use orlop_types::filter::{Fields, Filters, text_field};
 use orlop_types::{ContainerId, ExecId, Namespace};
 use tonic::{Request, Response, Status};
 
+use crate::checkpoint;
 use crate::request;
 use crate::status;
 use crate::translate::{mount, parse, parse_optional, required, timestamp};
@@ -48,7 +49,9 @@ impl Tasks for TasksService {
     ) -> Result<Response<api::CreateTaskResponse>, Status> {
         let (caller, wanted) = request::open(request)?;
         if wanted.checkpoint.is_some() {
-            return Err(Status::unimplemented("starting from a checkpoint"));
+            return Err(status::unimplemented(
+                "a task is not started from a checkpoint in the content store",
+            ));
         }
         let container: ContainerId = parse(&wanted.container_id)?;
         let task = CreateTask {
@@ -62,6 +65,7 @@ impl Tasks for TasksService {
             },
             checkpoint: String::new(),
             options: wanted.options,
+            shim_path: wanted.runtime_path,
         };
         let created = self.runtime.create(&caller.namespace, task).await;
         Ok(Response::new(api::CreateTaskResponse {
@@ -266,9 +270,20 @@ impl Tasks for TasksService {
 
     async fn checkpoint(
         &self,
-        _: Request<api::CheckpointTaskRequest>,
+        request: Request<api::CheckpointTaskRequest>,
     ) -> Result<Response<api::CheckpointTaskResponse>, Status> {
-        Err(Status::unimplemented("checkpoints into the content store"))
+        let (caller, wanted) = request::open(request)?;
+        let container = parse(&wanted.container_id)?;
+        let path = checkpoint::folder(wanted.options.as_ref())?;
+        checkpoint::check_criu().await?;
+        self.runtime
+            .checkpoint(&caller.namespace, &container, &path, wanted.options)
+            .await
+            .map_err(|error| status::of_runtime(&error))?;
+        // What lies in a folder of the client's own has no descriptors.
+        Ok(Response::new(api::CheckpointTaskResponse {
+            descriptors: Vec::new(),
+        }))
     }
 
     async fn update(

@@ -18,7 +18,7 @@ use orlop_types::ImageName;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use self::bridge::{ChunkReader, ChunkWriter};
+pub(crate) use self::bridge::{ChunkReader, ChunkWriter};
 use self::messages::access;
 pub(crate) use self::messages::platform;
 use crate::request::{self, Caller};
@@ -29,7 +29,7 @@ use crate::translate::{descriptor_message, labels, parse, parse_optional};
 const EVENTS_WAITING_MAX: usize = 256;
 
 /// Pieces of an archive between the network and the disk.
-const CHUNKS_WAITING_MAX: usize = 4;
+pub(crate) const CHUNKS_WAITING_MAX: usize = 4;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Work<T> = Pin<Box<dyn Future<Output = Result<T, Status>> + Send>>;
@@ -50,6 +50,7 @@ impl ImagesRpc for TransfersService {
         let (caller, wanted) = request::open(request)?;
         let pull = PullRequest {
             reference: wanted.reference,
+            name: None,
             platform: platform(wanted.platform),
             all_platforms: wanted.all_platforms,
             snapshotter: parse_optional(&wanted.snapshotter)?,

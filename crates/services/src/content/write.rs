@@ -5,6 +5,7 @@
 //! off one by one, each answered before the next is read.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use orlop_api::containerd::services::content::v1::WriteAction;
 use orlop_api::containerd::services::content::v1::{WriteContentRequest, WriteContentResponse};
@@ -100,6 +101,8 @@ struct Writer {
     /// The size the client expects; 0 if unknown.
     total: u64,
     expected: Option<Digest>,
+    /// When bytes last came here. The file's own time is coarser than what clients compare it with.
+    written_at: Option<SystemTime>,
 }
 
 impl Writer {
@@ -125,6 +128,7 @@ impl Writer {
             offset,
             total,
             expected,
+            written_at: None,
         })
     }
 
@@ -136,7 +140,10 @@ impl Writer {
             WriteAction::Stat => self.stat()?,
             WriteAction::Write => {
                 self.write(&request)?;
-                WriteContentResponse::default()
+                WriteContentResponse {
+                    digest: self.digest()?,
+                    ..WriteContentResponse::default()
+                }
             }
             WriteAction::Commit => {
                 self.write(&request)?;
@@ -184,9 +191,27 @@ impl Writer {
             .map_err(|error| status::of_meta(&error))?;
         Ok(WriteContentResponse {
             started_at: Some(timestamp(found.started_at)),
-            updated_at: Some(timestamp(found.updated_at)),
+            updated_at: Some(timestamp(self.written_at.unwrap_or(found.updated_at))),
             total: signed(self.total),
+            digest: self.digest()?,
             ..WriteContentResponse::default()
+        })
+    }
+
+    /// The digest of what has been written; of a shared ingest the one it will have.
+    fn digest(&self) -> Result<String, Status> {
+        let digest = match self.ingest.writer() {
+            Some(bytes) => Some(bytes.digest_so_far().map_err(|e| self.failed("read", e))?),
+            None => self.expected,
+        };
+        Ok(digest.map(|digest| digest.to_string()).unwrap_or_default())
+    }
+
+    fn failed(&self, operation: &'static str, error: orlop_meta::ContentError) -> Status {
+        status::of_meta(&Error::Content {
+            operation,
+            subject: self.ingest.reference().to_string(),
+            source: Arc::new(error),
         })
     }
 
@@ -208,14 +233,9 @@ impl Writer {
         // Another namespace has brought the bytes of a shared ingest: what the client sends is counted, not kept.
         if let Some(bytes) = self.ingest.writer() {
             let written = bytes.append(&request.data);
-            written.map_err(|error| {
-                status::of_meta(&Error::Content {
-                    operation: "write ingest",
-                    subject: self.ingest.reference().to_string(),
-                    source: Arc::new(error),
-                })
-            })?;
+            written.map_err(|error| self.failed("write ingest", error))?;
         }
+        self.written_at = Some(self.view.db().clock().wall());
         self.offset += u64::try_from(request.data.len()).expect("a message is small");
         Ok(())
     }
@@ -223,15 +243,33 @@ impl Writer {
     fn start_over(&mut self) -> Result<(), Status> {
         if let Some(bytes) = self.ingest.writer() {
             let emptied = bytes.truncate(0);
-            emptied.map_err(|error| {
-                status::of_meta(&Error::Content {
-                    operation: "restart ingest",
-                    subject: self.ingest.reference().to_string(),
-                    source: Arc::new(error),
-                })
-            })?;
+            emptied.map_err(|error| self.failed("restart ingest", error))?;
         }
         self.offset = 0;
+        Ok(())
+    }
+
+    /// Refuses a digest and size that the client named after it had begun, if the bytes do not have them: such bytes
+    /// stay, for a commit that knows better. Those that are not what they were begun for go, in the commit.
+    fn check_late(&self) -> Result<(), Status> {
+        let (Some(bytes), begun) = (self.ingest.writer(), self.ingest.expected()) else {
+            return Ok(());
+        };
+        if self.total > 0 && begun.size_bytes != Some(self.total) && self.offset != self.total {
+            return Err(status::failed_precondition(format!(
+                "the ingest has {} bytes instead of {}",
+                self.offset, self.total
+            )));
+        }
+        let Some(wanted) = self.expected.filter(|_| begun.digest != self.expected) else {
+            return Ok(());
+        };
+        let actual = bytes.digest_so_far().map_err(|e| self.failed("read", e))?;
+        if actual.algorithm() == wanted.algorithm() && actual != wanted {
+            return Err(status::failed_precondition(format!(
+                "the ingest has digest {actual} instead of {wanted}"
+            )));
+        }
         Ok(())
     }
 
@@ -240,6 +278,7 @@ impl Writer {
         expected.digest = self.expected;
         expected.size_bytes = (self.total > 0).then_some(self.total);
         let labels = labels(request.labels)?;
+        self.check_late()?;
         let blob = self
             .ingest
             .commit(expected, &labels)

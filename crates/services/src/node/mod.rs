@@ -1,6 +1,7 @@
 //! `orlop.v1.Node`: the daemon and its history.
 
 mod events;
+mod facts;
 
 use std::pin::Pin;
 
@@ -8,12 +9,16 @@ use futures_util::stream::Stream;
 use orlop_api::containerd::types;
 use orlop_api::orlop::v1 as api;
 use orlop_api::orlop::v1::node_server::Node;
+use orlop_base::blocking;
 use orlop_meta::SCHEMA_VERSION;
 use orlop_types::Platform;
 use tonic::{Request, Response, Status};
 
 use crate::introspection::{Component, Identity};
+use crate::status;
 use crate::store::Store;
+
+pub use facts::{Facts, OciRuntimeFacts};
 
 /// containerd's plugin type of snapshotters, under which components are listed.
 const SNAPSHOTTER_KIND: &str = "io.containerd.snapshotter.v1";
@@ -24,6 +29,7 @@ pub(crate) struct NodeService {
     pub(crate) store: Store,
     pub(crate) identity: Identity,
     pub(crate) components: Vec<Component>,
+    pub(crate) facts: Facts,
 }
 
 #[tonic::async_trait]
@@ -44,7 +50,10 @@ impl Node for NodeService {
     ) -> Result<Response<api::InfoResponse>, Status> {
         let root = self.store.db().path().parent();
         let snapshotters = self.components.iter();
-        Ok(Response::new(api::InfoResponse {
+        let memory = blocking::run("measure memory", self.facts.measure_memory)
+            .await
+            .map_err(|error| status::of_blocking(&error))?;
+        let mut answer = api::InfoResponse {
             version: self.identity.version.clone(),
             revision: self.identity.revision.clone(),
             uuid: self.identity.uuid.clone(),
@@ -58,8 +67,11 @@ impl Node for NodeService {
                 .collect(),
             platform: Some(platform(&Platform::host())),
             schema_version: schema_version(),
+            memory_bytes: memory.unwrap_or(0),
             ..api::InfoResponse::default()
-        }))
+        };
+        self.facts.tell(&mut answer);
+        Ok(Response::new(answer))
     }
 
     async fn migrate_status(

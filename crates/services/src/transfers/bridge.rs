@@ -17,13 +17,13 @@ use super::{Answers, Work};
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Reads what a client sends.
-pub(super) struct ChunkReader {
+pub(crate) struct ChunkReader {
     chunks: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
 }
 
 impl ChunkReader {
-    pub(super) fn new(waiting_max: usize) -> (mpsc::Sender<io::Result<Bytes>>, Self) {
+    pub(crate) fn new(waiting_max: usize) -> (mpsc::Sender<io::Result<Bytes>>, Self) {
         let (sender, chunks) = mpsc::channel(waiting_max);
         let current = Bytes::new();
         (sender, Self { chunks, current })
@@ -69,20 +69,20 @@ pub(super) async fn feed(
 }
 
 /// Collects what is written into pieces for a client.
-pub(super) struct ChunkWriter {
+pub(crate) struct ChunkWriter {
     chunks: mpsc::Sender<Bytes>,
     buffer: Vec<u8>,
 }
 
 impl ChunkWriter {
-    pub(super) fn new(waiting_max: usize) -> (Self, mpsc::Receiver<Bytes>) {
+    pub(crate) fn new(waiting_max: usize) -> (Self, mpsc::Receiver<Bytes>) {
         let (chunks, receiver) = mpsc::channel(waiting_max);
         let buffer = Vec::with_capacity(CHUNK_BYTES);
         (Self { chunks, buffer }, receiver)
     }
 
     /// Sends the last piece. A client that has left does not want it.
-    pub(super) async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         let last = Bytes::from(std::mem::take(&mut self.buffer));
         if !last.is_empty() {
             drop(self.chunks.send(last).await);

@@ -25,6 +25,7 @@ pub(super) fn access(options: Option<api::RegistryOptions>) -> RegistryAccess {
     };
     RegistryAccess {
         credential: options.credentials.map(credential),
+        credentials: None,
         plain_http: options.plain_http,
         hosts_folder: Some(options.hosts_folder)
             .filter(|folder| !folder.is_empty())
