@@ -21,11 +21,11 @@ use orlop_sys::process::OomScore;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::engine::{Engine, ttrpc_address};
+use crate::engine::{Engine, search_folders, ttrpc_address, uses_systemd};
 use crate::failure::NoSocket;
 use crate::figures::CollectionFigures;
 use crate::notify::notify;
-use crate::{collect, memory, metrics};
+use crate::{collect, handlers, memory, metrics};
 
 /// Threads that run futures. They never block, so two keep a busy node's calls apart and cost little.
 const WORKER_THREADS: usize = 2;
@@ -108,6 +108,9 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
         db: engine.db.clone(),
         runtime: engine.runtime.clone(),
         images: engine.images.clone(),
+        snapshot_roots: engine.snapshot_roots.clone(),
+        systemd_cgroups: uses_systemd(config.runtime.cgroup_driver),
+        probe: handlers::probe(config, search_folders()),
         tasks: tasks.child("cri"),
     });
     let parts = Parts {
@@ -123,9 +126,12 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
     notify("READY=1");
     let ending = Arc::new(tokio::sync::Notify::new());
     let asked = Arc::clone(&ending);
-    let server = serve(listener, access(config), cri.add_to(routes(parts)), async move {
-        asked.notified().await
-    });
+    let server = serve(
+        listener,
+        access(config),
+        cri.add_to(routes(parts)),
+        async move { asked.notified().await },
+    );
     tokio::pin!(server);
     tokio::select! {
         outcome = &mut server => outcome?,

@@ -18,6 +18,7 @@ mod engine;
 mod facts;
 mod failure;
 mod figures;
+mod handlers;
 mod memory;
 mod metrics;
 mod notify;

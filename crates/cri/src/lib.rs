@@ -15,22 +15,37 @@
 //!
 //! Entry points: [`Cri::new`] and [`Cri::add_to`].
 
+mod auth;
+mod disk;
+mod figures;
+mod find;
 mod image;
+mod metrics;
+mod readiness;
 mod runtime;
+mod stats;
 mod status;
 mod stream;
 mod translate;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use orlop_api::runtime::v1::image_service_server::ImageServiceServer;
 use orlop_api::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use orlop_base::task::TaskTree;
-use orlop_image::images::Images;
+use orlop_image::images::{Images, Scope};
 use orlop_meta::Db;
 use orlop_runtime::Runtime;
-use orlop_types::Namespace;
+use orlop_types::{Namespace, SnapshotterName};
 use tonic::service::Routes;
+
+use disk::Disk;
+use figures::Rates;
+use readiness::Readiness;
+
+pub use readiness::{Handler, ProbeHandlers};
 
 /// The engine's namespace of everything that Kubernetes makes.
 const NAMESPACE: &str = "k8s.io";
@@ -49,6 +64,12 @@ pub struct Parts {
     pub runtime: Runtime,
     /// What moves images.
     pub images: Images,
+    /// Where each snapshotter keeps its folders.
+    pub snapshot_roots: BTreeMap<SnapshotterName, PathBuf>,
+    /// Whether cgroups are made by systemd.
+    pub systemd_cgroups: bool,
+    /// Tries the runtimes that pods can name.
+    pub probe: ProbeHandlers,
     /// Owns what outlives a call.
     pub tasks: TaskTree,
 }
@@ -58,15 +79,22 @@ pub struct Parts {
 pub struct Cri {
     parts: Arc<Parts>,
     namespace: Namespace,
+    disk: Arc<Disk>,
+    rates: Arc<Rates>,
+    readiness: Arc<Readiness>,
 }
 
 impl Cri {
     /// CRI over `parts`.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let readiness = Arc::new(Readiness::new(Arc::clone(&parts.probe)));
         Self {
             parts: Arc::new(parts),
             namespace: Namespace::new(NAMESPACE).expect("the constant is a sound namespace"),
+            disk: Arc::default(),
+            rates: Arc::default(),
+            readiness,
         }
     }
 
@@ -80,6 +108,37 @@ impl Cri {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         routes.add_service(runtime).add_service(images)
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Processor time at the last samples.
+    pub(crate) fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Whose images.
+    pub(crate) fn scope(&self) -> Scope {
+        Scope {
+            namespace: self.namespace.clone(),
+            lease: None,
+        }
+    }
+
+    /// The folder of a snapshotter, for people and for the kubelet's measure of the file system it is on.
+    pub(crate) fn snapshot_folder(&self, snapshotter: &SnapshotterName) -> String {
+        let folder = self.parts.snapshot_roots.get(snapshotter);
+        folder.map_or_else(String::new, |path| path.to_string_lossy().into_owned())
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {

@@ -64,6 +64,13 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The kernel's figures cannot be read.
+    #[error("cannot read cgroups")]
+    Figures {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// A log or the folder for logs cannot be made or removed.
     #[error("cannot keep logs in {path:?}")]
     Logs {
@@ -266,6 +273,7 @@ impl Error {
             Self::Accounts { .. } => "ORL-E6014",
             Self::Label { .. } => "ORL-E6015",
             Self::Logs { .. } => "ORL-E6016",
+            Self::Figures { .. } => "ORL-E6050",
             Self::UnknownRuntime { .. } => "ORL-E6006",
             Self::Bundle { .. } => "ORL-E6007",
             Self::Network { source, .. } => source.code(),
@@ -307,6 +315,7 @@ impl Error {
             | Self::Logs { .. }
             | Self::Fifo { .. }
             | Self::Random(_)
+            | Self::Figures { .. }
             | Self::Bundle { .. }
             | Self::ShimStart { .. }
             | Self::ForeignRecord { .. } => ErrorKind::Internal,

@@ -80,6 +80,40 @@ fn version_of(path: &Path) -> Result<String, String> {
         .to_owned())
 }
 
+/// What an OCI runtime says it can do (`features` of runtime-spec 1.1). One that does not say can do none of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Mounts that are read-only with everything below them (`rro`).
+    pub recursive_read_only: bool,
+    /// Mounts with id maps of their own.
+    pub idmapped_mounts: bool,
+}
+
+/// Asks a runtime what it can do. Blocks.
+#[must_use]
+pub fn features(path: &Path) -> Features {
+    let finished = run(
+        Spawn::new(path).arg("features"),
+        ANSWER_LIMIT,
+        OUTPUT_BYTES_MAX,
+    );
+    match finished {
+        Ok(finished) if finished.status.exit_code() == Some(0) => parse_features(&finished.stdout),
+        Ok(_) | Err(_) => Features::default(),
+    }
+}
+
+fn parse_features(json: &[u8]) -> Features {
+    let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
+    let mount_options = value["mountOptions"].as_array();
+    let idmap = &value["linux"]["mountExtensions"]["idmap"]["enabled"];
+    Features {
+        recursive_read_only: mount_options
+            .is_some_and(|options| options.iter().any(|option| option == "rro")),
+        idmapped_mounts: idmap.as_bool() == Some(true),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +125,15 @@ mod tests {
         assert!(missing.path.is_none() && missing.error.unwrap().contains("not installed"));
         let broken = oci_runtime("false", &folders);
         assert!(broken.path.is_some() && broken.error.unwrap().contains("status 1"));
+    }
+
+    #[test]
+    fn a_runtimes_own_words_decide_what_it_can_do() {
+        let runc_1_1 = parse_features(br#"{"mountOptions":["ro","rro"],"linux":{}}"#);
+        assert!(runc_1_1.recursive_read_only && !runc_1_1.idmapped_mounts);
+        let runc_1_2 =
+            br#"{"mountOptions":[],"linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#;
+        assert!(parse_features(runc_1_2).idmapped_mounts);
+        assert_eq!(parse_features(b"unknown command"), Features::default());
     }
 }

@@ -1,13 +1,36 @@
-//! `ListImages`.
+//! `ListImages`: every image that can be run here, or the one that the filter names.
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
+use super::message;
+use crate::{Cri, status};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::ListImagesRequest,
+    cri: &Cri,
+    request: api::ListImagesRequest,
 ) -> Result<api::ListImagesResponse, Status> {
-    Err(Status::unimplemented("ListImages is not served yet"))
+    let images = images(cri, request.filter).await?;
+    Ok(api::ListImagesResponse { images })
+}
+
+/// The images of both kinds of list.
+pub(super) async fn images(
+    cri: &Cri,
+    filter: Option<api::ImageFilter>,
+) -> Result<Vec<api::Image>, Status> {
+    let wanted = filter
+        .and_then(|filter| filter.image)
+        .map(|spec| spec.image)
+        .filter(|image| !image.is_empty());
+    let found = match wanted {
+        Some(text) => cri
+            .images()
+            .find(&cri.scope(), &text)
+            .await
+            .map(|found| found.into_iter().collect()),
+        None => cri.images().catalog(&cri.scope()).await,
+    };
+    let entries: Vec<_> = found.map_err(|error| status::of_image(&error))?;
+    Ok(entries.into_iter().map(message::image).collect())
 }

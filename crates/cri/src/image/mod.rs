@@ -3,6 +3,7 @@
 mod image_fs_info;
 mod image_status;
 mod list_images;
+mod message;
 mod pull_image;
 mod remove_image;
 mod stream_images;

@@ -1,14 +1,18 @@
-//! `StreamImages`.
+//! `StreamImages`: `ListImages` in pieces.
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
+use super::list_images;
 use crate::Cri;
-use crate::stream::Answers;
+use crate::stream::{Answers, in_pieces};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::StreamImagesRequest,
+    cri: &Cri,
+    request: api::StreamImagesRequest,
 ) -> Result<Answers<api::StreamImagesResponse>, Status> {
-    Err(Status::unimplemented("StreamImages is not served yet"))
+    let images = list_images::images(cri, request.filter).await?;
+    Ok(in_pieces(images, |images| api::StreamImagesResponse {
+        images,
+    }))
 }

@@ -1,13 +1,15 @@
-//! `ContainerStats`.
+//! `ContainerStats`: the figures of one container.
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
+use crate::{Cri, find, stats};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::ContainerStatsRequest,
+    cri: &Cri,
+    request: api::ContainerStatsRequest,
 ) -> Result<api::ContainerStatsResponse, Status> {
-    Err(Status::unimplemented("ContainerStats is not served yet"))
+    let member = find::member(cri, &request.container_id).await?;
+    let mut stats = stats::of_members(cri, vec![member]).await?;
+    Ok(api::ContainerStatsResponse { stats: stats.pop() })
 }

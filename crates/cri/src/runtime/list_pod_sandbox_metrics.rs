@@ -1,15 +1,15 @@
-//! `ListPodSandboxMetrics`.
+//! `ListPodSandboxMetrics`: cAdvisor's figures of every pod.
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
+use crate::{Cri, metrics};
 
 pub(super) async fn call(
-    _cri: &Cri,
+    cri: &Cri,
     _request: api::ListPodSandboxMetricsRequest,
 ) -> Result<api::ListPodSandboxMetricsResponse, Status> {
-    Err(Status::unimplemented(
-        "ListPodSandboxMetrics is not served yet",
-    ))
+    Ok(api::ListPodSandboxMetricsResponse {
+        pod_metrics: metrics::samples(cri).await?,
+    })
 }

@@ -1,13 +1,15 @@
-//! `PodSandboxStats`.
+//! `PodSandboxStats`: the figures of one pod and its running containers.
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
+use crate::{Cri, find, stats};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::PodSandboxStatsRequest,
+    cri: &Cri,
+    request: api::PodSandboxStatsRequest,
 ) -> Result<api::PodSandboxStatsResponse, Status> {
-    Err(Status::unimplemented("PodSandboxStats is not served yet"))
+    let pod = find::pod(cri, &request.pod_sandbox_id).await?;
+    let mut stats = stats::of_pods(cri, vec![pod]).await?;
+    Ok(api::PodSandboxStatsResponse { stats: stats.pop() })
 }

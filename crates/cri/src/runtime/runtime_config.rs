@@ -1,4 +1,4 @@
-//! `RuntimeConfig`.
+//! `RuntimeConfig`: which cgroup driver the kubelet has to use too.
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
@@ -6,8 +6,17 @@ use tonic::Status;
 use crate::Cri;
 
 pub(super) async fn call(
-    _cri: &Cri,
+    cri: &Cri,
     _request: api::RuntimeConfigRequest,
 ) -> Result<api::RuntimeConfigResponse, Status> {
-    Err(Status::unimplemented("RuntimeConfig is not served yet"))
+    let driver = if cri.parts().systemd_cgroups {
+        api::CgroupDriver::Systemd
+    } else {
+        api::CgroupDriver::Cgroupfs
+    };
+    Ok(api::RuntimeConfigResponse {
+        linux: Some(api::LinuxRuntimeConfiguration {
+            cgroup_driver: driver.into(),
+        }),
+    })
 }

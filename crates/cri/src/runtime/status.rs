@@ -1,13 +1,134 @@
-//! `Status`.
+//! `Status`: whether pods can be run, and if not, why: what a node's condition `Ready` says.
+
+use std::collections::BTreeMap;
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
+use crate::readiness::Handler;
+use crate::{Cri, status};
+
+/// The conditions that the kubelet looks for (`RuntimeReady` and `NetworkReady` of cri-api).
+const RUNTIME_READY: &str = "RuntimeReady";
+const NETWORK_READY: &str = "NetworkReady";
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::StatusRequest,
+    cri: &Cri,
+    request: api::StatusRequest,
 ) -> Result<api::StatusResponse, Status> {
-    Err(Status::unimplemented("Status is not served yet"))
+    let handlers = cri.readiness().handlers().await?;
+    let network = network(cri).await;
+    let info = if request.verbose {
+        info(cri, &handlers)
+    } else {
+        BTreeMap::new()
+    };
+    Ok(api::StatusResponse {
+        status: Some(api::RuntimeStatus {
+            conditions: vec![runtime_condition(&handlers), network],
+        }),
+        info,
+        runtime_handlers: handlers.into_iter().map(handler).collect(),
+        features: Some(api::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+        }),
+    })
+}
+
+/// The node can run pods as long as the default handler works; the others are told beside it.
+fn runtime_condition(handlers: &[Handler]) -> api::RuntimeCondition {
+    let fault = |handler: &Handler| {
+        let error = handler.error.as_deref()?;
+        let name = match handler.name.as_str() {
+            "" => "the default runtime",
+            name => name,
+        };
+        Some(format!("{name}: {error}"))
+    };
+    let works = handlers
+        .iter()
+        .any(|handler| handler.name.is_empty() && handler.error.is_none());
+    let faults: Vec<_> = handlers.iter().filter_map(fault).collect();
+    api::RuntimeCondition {
+        r#type: RUNTIME_READY.to_owned(),
+        status: works,
+        reason: if faults.is_empty() {
+            String::new()
+        } else {
+            "RuntimeHandlerFailed".to_owned()
+        },
+        message: faults.join("; "),
+    }
+}
+
+async fn network(cri: &Cri) -> api::RuntimeCondition {
+    let mut condition = api::RuntimeCondition {
+        r#type: NETWORK_READY.to_owned(),
+        status: true,
+        ..api::RuntimeCondition::default()
+    };
+    if let Err(error) = cri.runtime().network_status().await {
+        condition.status = false;
+        condition.reason = "NetworkPluginNotReady".to_owned();
+        condition.message = status::of_runtime(&error).message().to_owned();
+    }
+    condition
+}
+
+fn handler(handler: Handler) -> api::RuntimeHandler {
+    api::RuntimeHandler {
+        name: handler.name,
+        features: Some(api::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: handler.recursive_read_only,
+            user_namespaces: handler.user_namespaces,
+        }),
+    }
+}
+
+/// JSON under the key `config`, as crictl prints it.
+fn info(cri: &Cri, handlers: &[Handler]) -> BTreeMap<String, String> {
+    let handlers: Vec<_> = handlers
+        .iter()
+        .map(|handler| serde_json::json!({ "name": handler.name, "error": handler.error }))
+        .collect();
+    let parts = cri.parts();
+    let config = serde_json::json!({
+        "version": parts.version,
+        "namespace": cri.namespace().as_str(),
+        "systemdCgroup": parts.systemd_cgroups,
+        "snapshotter": cri.images().default_snapshotter().as_str(),
+        "runtimeHandlers": handlers,
+    });
+    BTreeMap::from([("config".to_owned(), config.to_string())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handlers(default: Option<&str>, other: Option<&str>) -> Vec<Handler> {
+        let handler = |name: &str, error: Option<&str>| Handler {
+            name: name.to_owned(),
+            error: error.map(ToOwned::to_owned),
+            recursive_read_only: true,
+            user_namespaces: false,
+        };
+        vec![handler("", default), handler("kata", other)]
+    }
+
+    #[test]
+    fn a_broken_default_runtime_makes_the_node_unready_and_says_why() {
+        let condition = runtime_condition(&handlers(Some("no runc"), None));
+        assert!(!condition.status);
+        assert_eq!(condition.message, "the default runtime: no runc");
+    }
+
+    #[test]
+    fn another_broken_runtime_is_told_but_leaves_the_node_ready() {
+        let condition = runtime_condition(&handlers(None, Some("no shim")));
+        assert!(condition.status);
+        assert_eq!(condition.message, "kata: no shim");
+        assert!(runtime_condition(&handlers(None, None)).reason.is_empty());
+    }
 }

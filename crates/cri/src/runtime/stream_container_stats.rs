@@ -1,16 +1,18 @@
-//! `StreamContainerStats`.
+//! `StreamContainerStats`: `ListContainerStats` in pieces.
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
-use crate::stream::Answers;
+use crate::stream::{Answers, in_pieces};
+use crate::{Cri, stats};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::StreamContainerStatsRequest,
+    cri: &Cri,
+    request: api::StreamContainerStatsRequest,
 ) -> Result<Answers<api::StreamContainerStatsResponse>, Status> {
-    Err(Status::unimplemented(
-        "StreamContainerStats is not served yet",
-    ))
+    let members = stats::wanted_members(cri, request.filter).await?;
+    let stats = stats::of_members(cri, members).await?;
+    Ok(in_pieces(stats, |container_stats| {
+        api::StreamContainerStatsResponse { container_stats }
+    }))
 }

@@ -1,16 +1,19 @@
-//! `StreamPodSandboxMetrics`.
+//! `StreamPodSandboxMetrics`: `ListPodSandboxMetrics` in pieces.
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
-use crate::stream::Answers;
+use crate::stream::{Answers, in_pieces};
+use crate::{Cri, metrics};
 
 pub(super) async fn call(
-    _cri: &Cri,
+    cri: &Cri,
     _request: api::StreamPodSandboxMetricsRequest,
 ) -> Result<Answers<api::StreamPodSandboxMetricsResponse>, Status> {
-    Err(Status::unimplemented(
-        "StreamPodSandboxMetrics is not served yet",
-    ))
+    let samples = metrics::samples(cri).await?;
+    Ok(in_pieces(samples, |pod_sandbox_metrics| {
+        api::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        }
+    }))
 }

@@ -14,6 +14,7 @@
 //! committed are removed, and what was downloaded stays under the lease for the next try, which takes it over.
 //! Ordering: no snapshot is committed before its layer's digest and diff id have matched and its parent is committed.
 
+mod catalog;
 mod diff;
 mod document;
 mod error;
@@ -44,6 +45,7 @@ use orlop_types::{ChainId, LeaseId, Namespace, Reference, SnapshotterName};
 
 pub use orlop_registry::{Credential, CredentialError, CredentialFuture, CredentialSource};
 
+pub use catalog::CatalogEntry;
 pub use diff::{AppliedDiff, ApplyDiffRequest, CreateDiffRequest};
 pub use error::Error;
 pub use export::ExportRequest;
@@ -56,6 +58,7 @@ pub use record::{NoRecorder, Recorder};
 pub use table::{ImageDetails, ImageUsage};
 pub use unpack::{UnpackRequest, UnpackedImage};
 
+use catalog::FactCache;
 use flight::Flights;
 use lease::ActiveLeases;
 
@@ -119,6 +122,7 @@ struct Inner {
     options: ImagesOptions,
     recorder: Arc<dyn Recorder>,
     flights: Flights,
+    facts: FactCache,
     leases: ActiveLeases,
     locks: Mutex<UnpackLocks>,
 }
@@ -138,6 +142,7 @@ impl Images {
             db,
             client,
             flights: Flights::new(&tasks),
+            facts: FactCache::default(),
             tasks,
             options,
             recorder,

@@ -1,9 +1,16 @@
 //! From `/proc/PID/cgroup` and the mount table to folders.
 
+use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use super::{Cgroup, Group, Version};
 
+/// The hierarchies that are mounted: read once, many groups are found in them.
+#[derive(Debug, Clone)]
+pub struct Hierarchies(Vec<Hierarchy>);
+
+#[derive(Debug, Clone)]
 struct Hierarchy {
     unified: bool,
     root: PathBuf,
@@ -11,16 +18,67 @@ struct Hierarchy {
     options: Vec<String>,
 }
 
-/// Pure: texts of the kernel in, folders out.
-pub(super) fn locate(membership: &str, mountinfo: &str) -> Option<Cgroup> {
-    let hierarchies: Vec<Hierarchy> = mountinfo.lines().filter_map(parse_mount).collect();
-    let groups: Vec<Group> = membership
-        .lines()
-        .filter_map(|line| parse_membership(line, &hierarchies))
-        .collect();
-    if groups.is_empty() {
-        return None;
+impl Hierarchies {
+    /// Those of this process's mount namespace.
+    ///
+    /// # Errors
+    /// The mount table cannot be read.
+    pub fn mounted() -> io::Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        Ok(Self::parse(&mounts))
     }
+
+    fn parse(mountinfo: &str) -> Self {
+        Self(mountinfo.lines().filter_map(parse_mount).collect())
+    }
+
+    /// The groups a process is in now.
+    ///
+    /// # Errors
+    /// The process is gone, or no hierarchy is mounted.
+    pub fn of_process(&self, pid: i32) -> io::Result<Cgroup> {
+        let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        self.locate(&membership).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy is mounted")
+        })
+    }
+
+    /// The groups at one path of every hierarchy, such as `/kubepods/pod1`; `None` if it leads outside or nowhere.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Option<Cgroup> {
+        let lines = self.0.iter().map(|hierarchy| {
+            let controllers = hierarchy.controllers().join(",");
+            format!("0:{controllers}:{path}\n")
+        });
+        self.locate(&lines.collect::<String>())
+            .filter(Cgroup::exists)
+    }
+
+    fn locate(&self, membership: &str) -> Option<Cgroup> {
+        let groups: Vec<Group> = membership
+            .lines()
+            .filter_map(|line| parse_membership(line, &self.0))
+            .collect();
+        (!groups.is_empty()).then(|| of_groups(groups))
+    }
+}
+
+impl Hierarchy {
+    /// The mount's options that are no controllers are those of any mount, and a name.
+    fn controllers(&self) -> Vec<&str> {
+        let is_controller =
+            |option: &&str| !matches!(*option, "rw" | "ro") && !option.contains(['=', '_']);
+        if self.unified {
+            return Vec::new();
+        }
+        let options = self.options.iter().map(String::as_str);
+        options
+            .filter(|option| is_controller(option) || *option == "net_cls" || *option == "net_prio")
+            .collect()
+    }
+}
+
+fn of_groups(groups: Vec<Group>) -> Cgroup {
     let memory_is_v1 = groups
         .iter()
         .any(|group| group.controllers.iter().any(|name| name == "memory"));
@@ -29,7 +87,7 @@ pub(super) fn locate(membership: &str, mountinfo: &str) -> Option<Cgroup> {
     } else {
         Version::V2
     };
-    Some(Cgroup { version, groups })
+    Cgroup { version, groups }
 }
 
 /// `36 25 0:31 /root /mount/point rw shared:1 - cgroup cgroup rw,memory`
@@ -107,6 +165,10 @@ fn unescape(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn locate(membership: &str, mountinfo: &str) -> Option<Cgroup> {
+        Hierarchies::parse(mountinfo).locate(membership)
+    }
+
     const V1: &str = "30 24 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
         31 24 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
         32 24 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n";
@@ -148,6 +210,25 @@ mod tests {
             let dir = cgroup.dir(controller);
             assert_eq!(dir, Some(Path::new(expected)), "{membership}");
         }
+    }
+
+    #[test]
+    fn a_path_is_found_in_every_hierarchy() {
+        for (mounts, expected) in [
+            (V1, "/sys/fs/cgroup/cpu,cpuacct/pod/c"),
+            (V2, "/sys/fs/cgroup/pod/c"),
+        ] {
+            let hierarchies = Hierarchies::parse(mounts);
+            let membership: String = hierarchies
+                .0
+                .iter()
+                .map(|hierarchy| format!("0:{}:/pod/c\n", hierarchy.controllers().join(",")))
+                .collect();
+            let cgroup = hierarchies.locate(&membership).unwrap();
+            assert_eq!(cgroup.dir("cpu"), Some(Path::new(expected)));
+        }
+        assert!(Hierarchies::parse(V2).at("/../etc").is_none());
+        assert!(Hierarchies::parse(V2).at("/no/such/group").is_none());
     }
 
     #[test]

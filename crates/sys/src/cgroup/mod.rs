@@ -22,6 +22,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use locate::Hierarchies;
 pub use memory::MemoryCounters;
 pub use stats::{
     CpuStats, HugetlbStats, IoStats, MemoryStats, OomControl, PidStats, Pressure, Stats,
@@ -63,11 +64,7 @@ impl Cgroup {
     /// # Errors
     /// The process is gone, or no hierarchy is mounted.
     pub fn of_process(pid: i32) -> io::Result<Self> {
-        let membership = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        locate::locate(&membership, &mounts).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy is mounted")
-        })
+        Hierarchies::mounted()?.of_process(pid)
     }
 
     /// Which version accounts for memory.
