@@ -62,7 +62,7 @@ pub(crate) struct Server {
     copies: BTreeMap<u32, OwnedCopy>,
     buffer: Box<[u8]>,
     publisher: Publisher,
-    /// The score containers shall inherit: the one this process was started with.
+    /// The score containers shall inherit: see [`lower_oom_score`].
     inherited_score: Option<OomScore>,
     idle_since: Duration,
     ending: Option<Duration>,
@@ -344,7 +344,8 @@ fn inherited_listener() -> Result<OwnedFd, Fault> {
     process::take_inherited_fd().map_err(|error| Fault::io("use", "the inherited socket", error))
 }
 
-/// Lowers the own score and returns the one before. Where the kernel refuses, the own score stays, said once.
+/// Lowers the own score and returns the one that containers inherit: the one before, unless the engine that started us
+/// is spared itself, which is not meant for its containers. Where the kernel refuses, the own score stays, said once.
 fn lower_oom_score() -> Option<OomScore> {
     let before = OomScore::current().ok()?;
     if let Err(error) = OOM_SCORE.apply() {
@@ -353,5 +354,5 @@ fn lower_oom_score() -> Option<OomScore> {
             "oom_score_adj stays {before} instead of {wanted}: {error}"
         ));
     }
-    Some(before)
+    Some(OomScore(before.0.max(0)))
 }
