@@ -148,6 +148,14 @@ impl Server {
             log,
             console,
         })?;
+        self.keep(id, exec, opened)
+    }
+
+    /// Keeps open what is to stay open, and copies what is to be copied.
+    fn keep(&mut self, id: &str, exec: &str, opened: Opened) -> Result<(), Fault> {
+        if let Some(hub) = &opened.kept.hub {
+            self.add_hub(hub)?;
+        }
         self.container_mut(id)?.process_mut(exec)?.kept = opened.kept;
         self.add_copies(id, exec, opened.copies);
         Ok(())
@@ -179,7 +187,8 @@ impl Server {
             uid: container.runtime.io_uid,
             gid: container.runtime.io_gid,
         };
-        stdio::open(&process.terms, owner, id, &self.namespace)
+        let hub = exec.is_empty().then_some(container.bundle.as_path());
+        stdio::open(&process.terms, owner, id, &self.namespace, hub)
     }
 
     /// The runtime has made the container, or has not.
@@ -243,11 +252,11 @@ impl Server {
             return Ok(());
         };
         let master = receive_terminal(&console)?;
-        let process = self.container_mut(id)?.process_mut(exec)?;
-        let opened = stdio::attach_terminal(&process.terms, master)?;
-        process.kept = opened.kept;
-        self.add_copies(id, exec, opened.copies);
-        Ok(())
+        let container = self.container(id)?;
+        let hub = exec.is_empty().then_some(container.bundle.as_path());
+        let terms = &container.process(exec)?.terms;
+        let opened = stdio::attach_terminal(terms, master, hub)?;
+        self.keep(id, exec, opened)
     }
 
     fn undo_create(&mut self, job: &Job, fault: &Fault) {

@@ -13,9 +13,11 @@ mod peers;
 mod poller;
 mod task;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use orlop_sys::process::{self, OomScore, RawStatus};
@@ -28,6 +30,7 @@ use crate::fault::Fault;
 use crate::log;
 use crate::publish::Publisher;
 use crate::start;
+use crate::stdio::attach::{Hub, SharedHub};
 use crate::stdio::copy::{BUFFER_BYTES, Copy};
 use container::Container;
 use jobs::Job;
@@ -60,6 +63,8 @@ pub(crate) struct Server {
     jobs: BTreeMap<i32, Job>,
     early: VecDeque<(i32, RawStatus, Moment)>,
     copies: BTreeMap<u32, OwnedCopy>,
+    /// Clients attached to containers; a hub lives as long as its container's process is known.
+    hubs: BTreeMap<u32, Weak<RefCell<Hub>>>,
     buffer: Box<[u8]>,
     publisher: Publisher,
     /// The score containers shall inherit: see [`lower_oom_score`].
@@ -134,6 +139,7 @@ impl Server {
             jobs: BTreeMap::new(),
             early: VecDeque::new(),
             copies: BTreeMap::new(),
+            hubs: BTreeMap::new(),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             publisher: Publisher::new(&cli.namespace, ttrpc),
             inherited_score: lower_oom_score(),
@@ -174,6 +180,7 @@ impl Server {
             Token::Publisher => {}
             Token::Oom(_) => self.check_ooms(),
             Token::Copy(number) => self.advance_copy(number),
+            Token::Hub(number) => self.serve_hub(number),
         }
     }
 
@@ -296,6 +303,24 @@ impl Server {
         }
     }
 
+    /// Lets clients attach to a container.
+    fn add_hub(&mut self, hub: &SharedHub) -> Result<(), Fault> {
+        let number = self.number();
+        let borrowed = hub.borrow();
+        let fd = borrowed.as_fd();
+        self.poller.add(fd, Token::Hub(number), Interest::Read)?;
+        // Those whose containers have gone make room for the new one.
+        self.hubs.retain(|_, hub| hub.strong_count() > 0);
+        self.hubs.insert(number, Rc::downgrade(hub));
+        Ok(())
+    }
+
+    fn serve_hub(&mut self, number: u32) {
+        if let Some(hub) = self.hubs.get(&number).and_then(Weak::upgrade) {
+            hub.borrow_mut().turn(&mut self.buffer);
+        }
+    }
+
     fn watch_copy(&self, number: u32, copy: &Copy) {
         use crate::stdio::copy::Waiting;
         for end in copy.ends().into_iter().flatten() {
@@ -327,6 +352,14 @@ impl Server {
 
     /// Whether output of a process is still on its way.
     fn has_output(&self, container: &str, exec: &str) -> bool {
+        let process = self
+            .containers
+            .get(container)
+            .and_then(|container| container.process(exec).ok());
+        let hub = process.and_then(|process| process.kept.hub.as_ref());
+        if hub.is_some_and(|hub| hub.borrow().has_output()) {
+            return true;
+        }
         self.copies.values().any(|owned| {
             owned.container == container && owned.exec == exec && !owned.copy.is_input()
         })

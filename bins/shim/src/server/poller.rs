@@ -21,6 +21,7 @@ pub(super) enum Token {
     Publisher,
     Oom(u32),
     Copy(u32),
+    Hub(u32),
 }
 
 /// For what.
@@ -40,6 +41,7 @@ impl Token {
             Self::Peer(number) => (3, number),
             Self::Oom(number) => (4, number),
             Self::Copy(number) => (5, number),
+            Self::Hub(number) => (6, number),
         };
         (kind << 32) | u64::from(number)
     }
@@ -53,6 +55,7 @@ impl Token {
             3 => Some(Self::Peer(number)),
             4 => Some(Self::Oom(number)),
             5 => Some(Self::Copy(number)),
+            6 => Some(Self::Hub(number)),
             _ => None,
         }
     }

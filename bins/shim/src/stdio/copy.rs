@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use super::attach::Tap;
 use super::cri::CriStream;
 
 /// Shared by all copies.
@@ -35,6 +36,7 @@ pub(crate) enum Waiting {
 pub(crate) struct Copy {
     from: OwnedFd,
     to: Sink,
+    tap: Option<Tap>,
     pending: Vec<u8>,
     is_input: bool,
 }
@@ -44,9 +46,16 @@ impl Copy {
         Self {
             from,
             to,
+            tap: None,
             pending: Vec::new(),
             is_input: false,
         }
+    }
+
+    /// Tells attached clients, too.
+    pub(crate) fn with_tap(mut self, tap: Option<Tap>) -> Self {
+        self.tap = tap;
+        self
     }
 
     /// Marks a copy towards the process: its end is not waited for.
@@ -108,6 +117,9 @@ impl Copy {
     }
 
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(tap) = &self.tap {
+            tap.write(bytes);
+        }
         match &mut self.to {
             Sink::Null => {}
             Sink::Cri(stream) => stream.write(bytes),

@@ -1,11 +1,13 @@
 //! Input and output of containers.
 //!
 //! FIFOs, files and logging programs are handed to the container itself, so that no byte passes through the shim and
-//! none is lost when the shim dies. Only terminals and CRI logs are copied, see [`copy`].
+//! none is lost when the shim dies. Only terminals, CRI logs and what can be attached to are copied, see [`copy`] and
+//! [`attach`].
 //!
 //! A FIFO's reading end is kept open here until the process is deleted: then an engine that restarts neither breaks the
 //! container's pipe nor loses what is in it.
 
+pub(crate) mod attach;
 pub(crate) mod copy;
 pub(crate) mod cri;
 
@@ -22,6 +24,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::fault::Fault;
+use attach::{Hub, Output, SharedHub, Tap};
 use copy::{Copy, Sink};
 use cri::{CriFile, CriStream};
 
@@ -49,6 +52,7 @@ pub(crate) struct Kept {
     /// Keeps the input open while clients come and go.
     stdin_holder: Option<OwnedFd>,
     log: Option<Rc<RefCell<CriFile>>>,
+    pub(crate) hub: Option<SharedHub>,
     logger: Option<Child>,
     pub(crate) terminal: Option<OwnedFd>,
 }
@@ -57,6 +61,9 @@ impl Kept {
     /// Lets the process see the end of its input once the clients are gone.
     pub(crate) fn close_stdin(&mut self) {
         self.stdin_holder = None;
+        if let Some(hub) = &self.hub {
+            hub.borrow_mut().close_stdin();
+        }
     }
 
     /// Opens the log anew after it was rotated.
@@ -103,6 +110,8 @@ enum Target {
         path: PathBuf,
         max_line_bytes: usize,
     },
+    /// To attached clients and to nobody else.
+    Attach,
 }
 
 const MAX_LINE_BYTES: usize = 16 << 10;
@@ -157,6 +166,7 @@ fn parse_target(text: &str) -> Result<Target, Fault> {
                 max_line_bytes,
             })
         }
+        "attach" => Ok(Target::Attach),
         other => Err(Fault::Invalid(format!(
             "unknown scheme {other:?} in {text:?}"
         ))),
@@ -184,20 +194,35 @@ fn decode(text: &str) -> Result<String, Fault> {
     String::from_utf8(bytes).map_err(|_| bad())
 }
 
-/// Opens all that `terms` name for a process without a terminal.
+/// Whether clients give the input, and whether it ends with the first one; nothing for other inputs.
+fn attached_stdin(text: &str) -> Option<bool> {
+    let query = text.strip_prefix("attach://")?;
+    Some(query == "?once=true")
+}
+
+/// Opens all that `terms` name for a process without a terminal. Clients are attached through a socket in `hub`, which is
+/// there for a container's own process.
 pub(crate) fn open(
     terms: &Terms,
     owner: Owner,
     id: &str,
     namespace: &str,
+    hub: Option<&Path>,
 ) -> Result<Opened, Fault> {
     let mut opened = Opened::default();
-    if !terms.stdin.is_empty() {
+    let stdout = parse_target(&terms.stdout)?;
+    opened.listen(terms, &stdout, hub)?;
+    if let Some(is_once) = attached_stdin(&terms.stdin) {
+        let (reader, writer) = input_pipe(owner)?;
+        opened.child[0] = Some(reader);
+        if let Some(hub) = &opened.kept.hub {
+            hub.borrow_mut().set_stdin(writer, is_once);
+        }
+    } else if !terms.stdin.is_empty() {
         let (reader, holder) = open_stdin(Path::new(&terms.stdin))?;
         opened.child[0] = Some(reader);
         opened.kept.stdin_holder = Some(holder);
     }
-    let stdout = parse_target(&terms.stdout)?;
     if let Target::Binary {
         program,
         args,
@@ -214,7 +239,7 @@ pub(crate) fn open(
     }
     // One URI takes both outputs, in containerd's way.
     let stderr = match (&stdout, terms.stderr.is_empty()) {
-        (Target::File(_) | Target::CriLog { .. }, true) => stdout.clone(),
+        (Target::File(_) | Target::CriLog { .. } | Target::Attach, true) => stdout.clone(),
         _ => parse_target(&terms.stderr)?,
     };
     opened.output(&stdout, 1, owner)?;
@@ -223,6 +248,34 @@ pub(crate) fn open(
 }
 
 impl Opened {
+    /// Listens for clients if anything of the process can be attached to.
+    fn listen(
+        &mut self,
+        terms: &Terms,
+        stdout: &Target,
+        bundle: Option<&Path>,
+    ) -> Result<(), Fault> {
+        let is_attachable = matches!(stdout, Target::CriLog { .. } | Target::Attach)
+            || attached_stdin(&terms.stdin).is_some();
+        match bundle.filter(|_| is_attachable) {
+            Some(bundle) => {
+                let hub = Hub::listen(bundle)?;
+                self.kept.hub = Some(Rc::new(RefCell::new(hub)));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn tap(&self, number: usize) -> Option<Tap> {
+        let output = if number == 1 {
+            Output::Stdout
+        } else {
+            Output::Stderr
+        };
+        self.kept.hub.as_ref().map(|hub| Tap::new(hub, output))
+    }
+
     fn output(&mut self, target: &Target, number: usize, owner: Owner) -> Result<(), Fault> {
         let child = match target {
             Target::Null => return Ok(()),
@@ -239,7 +292,14 @@ impl Opened {
                 let (reader, writer) = pipe(owner)?;
                 let name = if number == 1 { "stdout" } else { "stderr" };
                 let stream = CriStream::new(self.log(path)?, name, *max_line_bytes);
-                self.copies.push(Copy::new(reader, Sink::Cri(stream)));
+                let copy = Copy::new(reader, Sink::Cri(stream)).with_tap(self.tap(number));
+                self.copies.push(copy);
+                writer
+            }
+            Target::Attach => {
+                let (reader, writer) = pipe(owner)?;
+                let copy = Copy::new(reader, Sink::Null).with_tap(self.tap(number));
+                self.copies.push(copy);
                 writer
             }
             Target::Binary { .. } => {
@@ -267,13 +327,19 @@ impl Opened {
     }
 }
 
-/// Connects a terminal's master to what `terms` name.
-pub(crate) fn attach_terminal(terms: &Terms, master: OwnedFd) -> Result<Opened, Fault> {
+/// Connects a terminal's master to what `terms` name; clients as in [`open`].
+pub(crate) fn attach_terminal(
+    terms: &Terms,
+    master: OwnedFd,
+    hub: Option<&Path>,
+) -> Result<Opened, Fault> {
     let fault = |error: rustix::io::Errno| Fault::io("duplicate", "a terminal", error);
     rustix::io::ioctl_fionbio(&master, true).map_err(fault)?;
     let mut opened = Opened::default();
-    let output = match parse_target(&terms.stdout)? {
-        Target::Null => Sink::Null,
+    let stdout = parse_target(&terms.stdout)?;
+    opened.listen(terms, &stdout, hub)?;
+    let output = match stdout {
+        Target::Null | Target::Attach => Sink::Null,
         Target::Path(path) => Sink::Fd(open_for_copy(&path)?),
         Target::File(path) => Sink::Fd(create_file(&path)?),
         Target::CriLog {
@@ -286,18 +352,20 @@ pub(crate) fn attach_terminal(terms: &Terms, master: OwnedFd) -> Result<Opened, 
             ));
         }
     };
-    opened.copies.push(Copy::new(
-        master
-            .try_clone()
-            .map_err(|error| Fault::io("duplicate", "a terminal", error))?,
-        output,
-    ));
-    if !terms.stdin.is_empty() {
+    let clone = || {
+        let cloned = master.try_clone();
+        cloned.map_err(|error| Fault::io("duplicate", "a terminal", error))
+    };
+    let copy = Copy::new(clone()?, output).with_tap(opened.tap(1));
+    opened.copies.push(copy);
+    if let Some(is_once) = attached_stdin(&terms.stdin) {
+        if let Some(hub) = &opened.kept.hub {
+            hub.borrow_mut().set_stdin(clone()?, is_once);
+        }
+    } else if !terms.stdin.is_empty() {
         let (reader, holder) = open_stdin(Path::new(&terms.stdin))?;
         rustix::io::ioctl_fionbio(&reader, true).map_err(fault)?;
-        let input = master
-            .try_clone()
-            .map_err(|error| Fault::io("duplicate", "a terminal", error))?;
+        let input = clone()?;
         opened
             .copies
             .push(Copy::new(reader, Sink::Fd(input)).marked_as_input());
@@ -371,19 +439,34 @@ fn nonblocking() -> i32 {
     i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0)
 }
 
-/// Our end does not block; the container's does.
+/// Our end does not block; the container's, the second one, does.
 fn pipe(owner: Owner) -> Result<(OwnedFd, OwnedFd), Fault> {
-    let fault = |error: rustix::io::Errno| Fault::io("make", "a pipe", error);
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(fault)?;
-    rustix::io::ioctl_fionbio(&reader, true).map_err(fault)?;
-    if (owner.uid, owner.gid) != (0, 0) {
-        let (uid, gid) = (
-            rustix::fs::Uid::from_raw(owner.uid),
-            rustix::fs::Gid::from_raw(owner.gid),
-        );
-        rustix::fs::fchown(&writer, Some(uid), Some(gid)).map_err(fault)?;
-    }
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(pipe_fault)?;
+    hand_over(&reader, &writer, owner)?;
     Ok((reader, writer))
+}
+
+/// As [`pipe`], for the other direction: the container's end is the first one.
+fn input_pipe(owner: Owner) -> Result<(OwnedFd, OwnedFd), Fault> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(pipe_fault)?;
+    hand_over(&writer, &reader, owner)?;
+    Ok((reader, writer))
+}
+
+fn hand_over(ours: &OwnedFd, theirs: &OwnedFd, owner: Owner) -> Result<(), Fault> {
+    rustix::io::ioctl_fionbio(ours, true).map_err(pipe_fault)?;
+    if (owner.uid, owner.gid) == (0, 0) {
+        return Ok(());
+    }
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(owner.uid),
+        rustix::fs::Gid::from_raw(owner.gid),
+    );
+    rustix::fs::fchown(theirs, Some(uid), Some(gid)).map_err(pipe_fault)
+}
+
+fn pipe_fault(error: rustix::io::Errno) -> Fault {
+    Fault::io("make", "a pipe", error)
 }
 
 /// Starts a logging program: 3 and 4 are the outputs to read, 5 is closed by it when it is ready.
@@ -451,6 +534,7 @@ mod tests {
     fn targets_are_understood() {
         let table = [
             ("", Target::Null),
+            ("attach://", Target::Attach),
             ("/run/f", Target::Path("/run/f".into())),
             ("fifo:///run/f", Target::Path("/run/f".into())),
             ("file:///a%20b", Target::File("/a b".into())),
