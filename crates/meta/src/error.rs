@@ -183,6 +183,13 @@ impl Error {
         }
     }
 
+    /// Whether the bytes of an ingest are not those that were asked for. They are gone; another source may have better.
+    #[must_use]
+    pub fn is_wrong_digest(&self) -> bool {
+        use orlop_content::ContentError::DigestMismatch;
+        matches!(self, Self::Content { source, .. } if matches!(**source, DigestMismatch { .. }))
+    }
+
     /// What the caller can do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use orlop_base::blocking;
 use orlop_base::task::{CancellationToken, TaskKind, TaskTree};
 use orlop_meta::{Expected, Ingest, IngestOptions, Opened, View};
-use orlop_registry::{BlobSink, Client, Observer, Transfer};
+use orlop_registry::{BlobSink, Client, Fetched, Observer, Transfer};
 use orlop_types::{Descriptor, Digest, IngestRef, Labels, Reference};
 use tokio::sync::watch;
 
@@ -171,7 +171,28 @@ impl Drop for Seat {
     }
 }
 
+/// Brings the blob, from another host if what one gave has another digest.
 async fn bring(order: &Order, flight: &Flight) -> Result<(), Error> {
+    loop {
+        let mut fetched = None;
+        let result = bring_once(order, flight, &mut fetched).await;
+        let is_wrong = matches!(&result, Err(Error::Store(error)) if error.is_wrong_digest());
+        let Some(fetched) = fetched.filter(|_| is_wrong) else {
+            return result;
+        };
+        let (reference, descriptor) = (&order.reference, &order.descriptor);
+        order
+            .client
+            .distrust(reference, descriptor, &fetched)
+            .await?;
+    }
+}
+
+async fn bring_once(
+    order: &Order,
+    flight: &Flight,
+    fetched: &mut Option<Fetched>,
+) -> Result<(), Error> {
     let Some(ingest) = open(order).await? else {
         return Ok(());
     };
@@ -190,9 +211,10 @@ async fn bring(order: &Order, flight: &Flight) -> Result<(), Error> {
             recorder: Arc::clone(&order.recorder),
         };
         let client = order.client.with_observer(Arc::new(watch));
-        client
+        let brought = client
             .fetch_blob(&order.reference, &order.descriptor, sink)
             .await?;
+        *fetched = Some(brought);
         flight.stage.send_replace(Stage::Verifying);
     }
     let labels = order.labels.clone();

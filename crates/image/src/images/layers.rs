@@ -43,6 +43,8 @@ enum Have {
 pub(crate) struct Supply {
     have: watch::Sender<Have>,
     reader: Mutex<Option<Box<dyn Read + Send>>>,
+    /// The bytes began to come once more: those that the reader had may have been wrong.
+    begun_again: AtomicBool,
 }
 
 /// One layer to be unpacked.
@@ -81,12 +83,14 @@ impl Supply {
         Arc::new(Self {
             have: watch::Sender::new(have),
             reader: Mutex::default(),
+            begun_again: AtomicBool::new(false),
         })
     }
 
     /// Bytes begin to come. Only the first reader is used: later ones repeat it.
     pub(crate) fn open(&self, reader: impl FnOnce() -> Option<Box<dyn Read + Send>>) {
         if *self.have.borrow() != Have::Nothing {
+            self.begun_again.store(true, Ordering::Relaxed);
             return;
         }
         let Some(reader) = reader() else {
@@ -100,6 +104,10 @@ impl Supply {
     pub(crate) fn end(&self, is_stored: bool) {
         let have = if is_stored { Have::Blob } else { Have::Failed };
         self.have.send_replace(have);
+    }
+
+    fn began_again(&self) -> bool {
+        self.begun_again.load(Ordering::Relaxed)
     }
 
     fn take_reader(&self) -> Option<Box<dyn Read + Send>> {
@@ -188,8 +196,11 @@ impl Unpacker {
         self.have(layer, Have::Blob).await?;
         let unpacked = match from_prefix {
             Some(Ok(unpacked)) => unpacked,
-            // The download was broken off, and somebody else finished it.
-            Some(Err(error)) if is_interrupted(&error) => self.apply(index, None, None).await?,
+            // The download was broken off, and somebody else finished it; or its bytes were wrong, and another host
+            // gave the right ones.
+            Some(Err(error)) if is_interrupted(&error) || layer.supply.began_again() => {
+                self.apply(index, None, None).await?
+            }
             Some(Err(error)) => return Err(error),
             None => self.apply(index, draft, None).await?,
         };

@@ -1,9 +1,11 @@
 //! Registries and images that are not what they should be.
 
-use orlop_image::images::{Error, ErrorKind};
+use std::sync::Arc;
+
+use orlop_image::images::{Error, ErrorKind, NoProgress};
 use orlop_testkit::registry::{Action, FakeRegistry, Fault, Layer, digest_of};
 
-use super::support::{Engine, layers, noise, overlayfs};
+use super::support::{Engine, layers, noise, overlayfs, request, scope};
 
 async fn refused(engine: &Engine, registry: &FakeRegistry) -> Error {
     let error = engine
@@ -34,6 +36,37 @@ async fn a_corrupt_layer_is_not_stored_and_leaves_no_snapshot() {
     assert_eq!(view.content().ingests(&[]).unwrap(), []);
     registry.heal();
     engine.pull(&registry.reference("app", "1")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_with_damaged_bytes_is_passed_over_and_not_asked_for_them_again() {
+    let (registry, mirror) = (FakeRegistry::start(), FakeRegistry::start());
+    let image = [Layer::with_files(&[("a", &noise(100_000, 1))])];
+    let parts = registry.put_image("app", "1", &image);
+    mirror.put_image("app", "1", &image);
+    let layer = parts.layers[0].to_string();
+    mirror.fault(Fault::on(layer.clone(), Action::Corrupt(50_000)));
+    let (engine, hosts) = (Engine::new(), tempfile::tempdir().unwrap());
+    let folder = hosts.path().join(registry.host());
+    std::fs::create_dir(&folder).unwrap();
+    let text = format!(
+        "server = \"{}\"\n[host.\"{}\"]\n",
+        registry.url(),
+        mirror.url()
+    );
+    std::fs::write(folder.join("hosts.toml"), text).unwrap();
+    let mut request = request(&registry.reference("app", "1"));
+    request.registry.hosts_folder = Some(hosts.path().to_owned());
+    let progress = Arc::new(NoProgress);
+    engine
+        .images
+        .pull(&scope("test"), request, progress)
+        .await
+        .unwrap();
+    assert_eq!(mirror.count("GET", &layer), 1);
+    assert_eq!(registry.count("GET", &layer), 1);
+    let info = engine.view("test").content().info(&parts.layers[0]);
+    assert!(info.is_ok(), "{info:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

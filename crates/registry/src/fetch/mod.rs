@@ -37,6 +37,7 @@ pub use sink::BlobSink;
 
 use crate::client::Client;
 use crate::error::{Error, Failure, FailureKind, Operation};
+use crate::hosts::Endpoint;
 use plan::{Plan, Queue};
 use worker::Lane;
 
@@ -108,9 +109,6 @@ impl Client {
         let (distrusted, trusted): (Vec<_>, Vec<_>) = endpoints
             .iter()
             .partition(|endpoint| suspicion.hosts.contains(&endpoint.authority));
-        if trusted.is_empty() {
-            self.shared.distrust.forgive(&descriptor.digest);
-        }
         let fetch = Fetch {
             client: self,
             size: descriptor.size,
@@ -137,16 +135,33 @@ impl Client {
     /// Tells that what `fetched` brought has another digest than `descriptor` says. The host it came from is not
     /// asked for this blob again; if several gave bytes, they are asked one at a time from then on.
     ///
-    /// Whether it makes sense to fetch again, into a sink that lacks everything. That comes to an end: when no host
-    /// is left, [`Self::fetch_blob`] fails and names them all.
-    #[must_use]
-    pub fn distrust(&self, descriptor: &Descriptor, fetched: &Fetched) -> bool {
+    /// When this returns well, fetch again, into a sink that lacks everything.
+    ///
+    /// # Errors
+    /// No host is left; the error names them all. The next fetch may ask them again.
+    pub async fn distrust(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        fetched: &Fetched,
+    ) -> Result<(), Error> {
+        let digest = descriptor.digest;
         for (host, bytes) in &fetched.bytes_by_host {
-            tracing::warn!(host, digest = %descriptor.digest, bytes, "a blob came with another digest");
+            tracing::warn!(host, %digest, bytes, "a blob came with another digest");
         }
-        self.shared
-            .distrust
-            .blame(descriptor.digest, descriptor.size, fetched)
+        let operation = Operation::FetchBlob;
+        let memory = &self.shared.distrust;
+        let is_news = memory.blame(digest, descriptor.size, fetched);
+        let hosts = memory.of(&digest).hosts;
+        let endpoints = self.endpoints(operation, reference, |can| can.pull).await?;
+        let is_trusted = |endpoint: &Endpoint| !hosts.contains(&endpoint.authority);
+        if is_news && endpoints.iter().any(is_trusted) {
+            return Ok(());
+        }
+        memory.forgive(&digest);
+        let subject = format!("{}@{digest}", reference.locator());
+        let failures = hosts.iter().map(|host| wrong_digest(host, descriptor));
+        Err(Error::new(operation, subject, failures.collect()))
     }
 }
 
