@@ -17,6 +17,7 @@ pub mod container;
 mod daemon;
 mod engine;
 pub mod figures;
+pub mod guest;
 pub mod image;
 mod leftovers;
 pub mod node;

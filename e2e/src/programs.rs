@@ -1,6 +1,6 @@
 //! Programs that are run: ours, and the distribution's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +41,12 @@ impl Programs {
             }
         }
         Ok(Self { folder })
+    }
+
+    /// Where they lie.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The daemon.
