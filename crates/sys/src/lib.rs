@@ -19,6 +19,5 @@ pub mod fs;
 pub mod mount;
 pub mod namespace;
 pub mod net;
-pub mod netns;
 pub mod process;
 pub mod signal;
