@@ -13,7 +13,7 @@
 //! - the engine may come and go: containers, their logs and their ends do not depend on it.
 //!
 //! Entry points: [`start`] answers the engine and leaves a server behind, [`server`] is that server, [`cleanup`] tidies up
-//! after a server that died.
+//! after a server that died, [`pod_init`] is the first process of a pod whose containers share their processes.
 
 mod bundle;
 mod cleanup;
@@ -22,6 +22,7 @@ mod clock;
 mod fault;
 mod info;
 mod log;
+mod pod_init;
 mod publish;
 mod runtime;
 mod server;
@@ -36,7 +37,7 @@ use std::process::ExitCode;
 use cli::{Action, Cli};
 
 fn main() -> ExitCode {
-    match Cli::parse(std::env::args().skip(1)).and_then(|cli| run(&cli)) {
+    match answer(std::env::args().skip(1)) {
         Ok(output) => match std::io::stdout().write_all(&output) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
@@ -49,6 +50,15 @@ fn main() -> ExitCode {
 }
 
 /// What goes to standard output.
+fn answer(args: impl Iterator<Item = String>) -> Result<Vec<u8>, fault::Fault> {
+    let mut args = args.peekable();
+    match args.peek().map(String::as_str) {
+        Some(pod_init::STARTER) => pod_init::start(args.skip(1)),
+        Some(pod_init::FIRST) => pod_init::be_first(),
+        Some(_) | None => Cli::parse(args).and_then(|cli| run(&cli)),
+    }
+}
+
 fn run(cli: &Cli) -> Result<Vec<u8>, fault::Fault> {
     match cli.action {
         Action::Version => Ok(info::version()),

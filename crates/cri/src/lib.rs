@@ -21,6 +21,7 @@ mod figures;
 mod find;
 mod image;
 mod metrics;
+mod pods;
 mod readiness;
 mod runtime;
 mod stats;

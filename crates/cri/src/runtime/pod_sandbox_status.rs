@@ -1,13 +1,58 @@
 //! `PodSandboxStatus`.
 
+use std::collections::BTreeMap;
+
 use orlop_api::runtime::v1 as api;
+use orlop_base::units::format_moment;
+use orlop_runtime::pod::{Pod, PodTransition};
+use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::Cri;
+use crate::{Cri, find, pods};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::PodSandboxStatusRequest,
+    cri: &Cri,
+    request: api::PodSandboxStatusRequest,
 ) -> Result<api::PodSandboxStatusResponse, Status> {
-    Err(Status::unimplemented("PodSandboxStatus is not served yet"))
+    let pod = find::pod(cri, &request.pod_sandbox_id).await?;
+    let info = if request.verbose {
+        BTreeMap::from([("info".to_owned(), info(&pod).to_string())])
+    } else {
+        BTreeMap::new()
+    };
+    Ok(api::PodSandboxStatusResponse {
+        status: Some(pods::detailed(pod)),
+        info,
+        ..Default::default()
+    })
+}
+
+/// What an engineer looks for with `crictl inspectp`. `pid` is that of the first process of a shared process namespace;
+/// other pods have no process.
+fn info(pod: &Pod) -> Value {
+    json!({
+        "pid": pod.init.map_or(0, |init| init.pid),
+        "phase": pod.phase.to_string(),
+        "reason": pod.reason,
+        "netns": pod.places.network,
+        "places": pod.places,
+        "cgroup": pod.cgroup(),
+        "cniResult": pod.network,
+        "runtimeHandler": pod.config.handler,
+        "config": pod.config,
+        "steps": pod.transitions.iter().map(step).collect::<Vec<_>>(),
+    })
+}
+
+fn step(transition: &PodTransition) -> Value {
+    let took = transition
+        .ended
+        .and_then(|ended| ended.duration_since(transition.began).ok());
+    json!({
+        "step": transition.step,
+        "began": format_moment(transition.began),
+        "ended": transition.ended.map(format_moment),
+        "micros": took.map(|took| took.as_micros()),
+        "error": transition.error,
+    })
 }

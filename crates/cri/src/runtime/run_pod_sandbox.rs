@@ -3,11 +3,17 @@
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
+use crate::{Cri, pods, status};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::RunPodSandboxRequest,
+    cri: &Cri,
+    request: api::RunPodSandboxRequest,
 ) -> Result<api::RunPodSandboxResponse, Status> {
-    Err(Status::unimplemented("RunPodSandbox is not served yet"))
+    let config = request.config.ok_or_else(|| status::missing("config"))?;
+    let config = pods::config(config, request.runtime_handler)?;
+    let made = cri.runtime().run_pod(cri.namespace(), config).await;
+    let pod = made.map_err(|error| status::of_runtime(&error))?;
+    Ok(api::RunPodSandboxResponse {
+        pod_sandbox_id: pod.to_string(),
+    })
 }

@@ -63,16 +63,9 @@ pub(super) fn start(
     };
     let spawn = Spawn::new(EXECUTABLE)
         .env_clear()
-        .args([
-            "-namespace",
-            key.namespace.as_str(),
-            "-id",
-            key.pod.as_str(),
-        ])
-        .args(["-oom-score", OOM_SCORE])
+        .args(["pod-init", "-oom-score", OOM_SCORE])
         .args(listed("-join", namespaces))
         .args(listed("-procs", cgroups))
-        .arg("pod-init")
         .own_group()
         .extra_fd(program.as_fd());
     let finished = run(spawn, limit, ANSWER_BYTES_MAX).map_err(|error| match error {

@@ -166,31 +166,6 @@ impl Runtime {
         })
     }
 
-    /// The pod that an id, or the beginning of one, stands for.
-    ///
-    /// # Errors
-    /// There is none, or there are several.
-    pub async fn resolve_pod(&self, namespace: &Namespace, text: &str) -> Result<SandboxId, Error> {
-        let unknown = || PodError::Unknown {
-            pod: text.chars().take(2 * ID_BYTES).collect(),
-        };
-        if text.is_empty() {
-            return Err(unknown().into());
-        }
-        let mut found = self
-            .pods(namespace)
-            .await?
-            .into_iter()
-            .map(|pod| pod.id)
-            .filter(|id| id.as_str().starts_with(text));
-        let first = found.next().ok_or_else(unknown)?;
-        if found.next().is_some() {
-            let fault = format!("{text:?} is the beginning of several");
-            return Err(PodError::Config { field: "id", fault }.into());
-        }
-        Ok(first)
-    }
-
     /// Keeps what the kubelet says of a pod's resources with its record. The limits themselves are set by whoever made the
     /// pod's cgroup.
     ///
