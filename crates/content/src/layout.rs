@@ -176,8 +176,11 @@ pub(crate) fn open_data(dir: &Dir) -> Result<(File, ExtentMap), FsError> {
         Err(error) if error.is_already_exists() => dir.open_file_rw(&DATA)?,
         other => other?,
     };
-    file.set_len(extents.end())
-        .map_err(|source| FsError::io("truncate", &dir.path_of(&DATA), source))?;
+    let fail = |source| FsError::io("truncate", &dir.path_of(&DATA), source);
+    // Cutting a file of the right length would only move its time, which says when bytes last came.
+    if file.metadata().map_err(fail)?.len() != extents.end() {
+        file.set_len(extents.end()).map_err(fail)?;
+    }
     Ok((file, extents))
 }
 

@@ -174,6 +174,29 @@ fn a_closed_ingest_resumes_where_it_stood_also_in_another_process_life() {
 }
 
 #[test]
+fn an_ingest_tells_the_digest_so_far_and_keeps_the_time_of_its_bytes_when_it_is_opened_again() {
+    let (_folder, store) = scratch();
+    let blob = bytes(10_000);
+    let ingest = begin(&store, "half", &blob);
+    assert_eq!(ingest.digest_so_far().unwrap(), sha256(b""));
+    ingest.append(&blob[..4000]).unwrap();
+    // What stands behind a gap does not count.
+    ingest.write_at(6000, &blob[6000..7000]).unwrap();
+    assert_eq!(ingest.digest_so_far().unwrap(), sha256(&blob[..4000]));
+    let written_at = ingest.status().unwrap().updated_at;
+    ingest.close().unwrap();
+
+    let ingest = begin(&store, "half", &blob);
+    assert_eq!(ingest.status().unwrap().updated_at, written_at);
+    assert_eq!(ingest.digest_so_far().unwrap(), sha256(&blob[..4000]));
+    ingest.truncate(100).unwrap();
+    assert_eq!(ingest.digest_so_far().unwrap(), sha256(&blob[..100]));
+    ingest.append(&blob[100..]).unwrap();
+    let committed = ingest.commit(Expected::default()).unwrap();
+    assert_eq!(committed.digest, sha256(&blob));
+}
+
+#[test]
 fn a_second_writer_of_a_reference_is_refused_by_name_until_the_first_goes() {
     let (_folder, store) = scratch();
     let first = begin(&store, "layer-x", b"abc");
