@@ -16,6 +16,7 @@
 //! Entry points: [`Cri::new`] and [`Cri::add_to`].
 
 mod auth;
+mod container;
 mod disk;
 mod figures;
 mod find;

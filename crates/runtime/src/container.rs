@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use oci_spec::runtime::Spec;
 use orlop_api::any::OCI_SPEC;
 use orlop_base::blocking;
 use orlop_meta::{Container, SnapshotOptions, TypedBytes, View};
@@ -19,12 +20,12 @@ use orlop_types::{ContainerId, Labels, LeaseId, Mount, Namespace, SnapshotKey, S
 use crate::Error;
 use crate::bundle::Bundle;
 use crate::core::Core;
-use crate::network;
 use crate::record::LastTask;
 use crate::runtime::Runtime;
 use crate::spec::{
-    self, Accounts, ContainerOptions, ImageDefaults, Network, ResolvedUser, SpecError,
+    self, Accounts, ContainerOptions, ImageDefaults, Network, Place, ResolvedUser, SpecError,
 };
+use crate::{host, network};
 
 /// The label that says where a container's log is; only containers made here have one.
 pub const LOG_LABEL: &str = "orlop.dev/log-path";
@@ -239,28 +240,43 @@ fn log_name(id: &ContainerId) -> Name {
 }
 
 fn create(core: &Core, namespace: &Namespace, new: NewContainer) -> Result<Container, Error> {
+    refuse_taken(&core.db.namespace(namespace), &new.id)?;
+    check_binds(&new)?;
+    under_lease(core, namespace, &new.id, |leased| {
+        let image = (&new.snapshotter, &new.image_snapshot);
+        on_snapshot(leased, &new.id, image, |mounts| {
+            make_on(core, namespace, leased, &new, mounts)
+        })
+    })
+}
+
+/// Does `work` with records whose makings a lease holds until their container does.
+pub(crate) fn under_lease<T>(
+    core: &Core,
+    namespace: &Namespace,
+    id: &ContainerId,
+    work: impl FnOnce(&View) -> Result<T, Error>,
+) -> Result<T, Error> {
     let failed = |source| Error::Record {
-        container: new.id.to_string(),
+        container: id.to_string(),
         attempt: "written",
         source,
     };
     let plain = core.db.namespace(namespace);
-    refuse_taken(&plain, &new.id)?;
-    let lease = lease(core, &new.id);
+    let lease = lease(core, id);
     let expiry = expiry(core.now()).map_err(|source| Error::Label {
-        container: new.id.to_string(),
+        container: id.to_string(),
         source,
     })?;
     plain
         .leases()
         .create_relaxed(&lease, &expiry)
         .map_err(failed)?;
-    let leased = core.db.namespace(namespace).under(lease.clone());
-    let made = make(core, namespace, &leased, &new);
+    let worked = work(&core.db.namespace(namespace).under(lease.clone()));
     let released = plain.leases().delete_relaxed(&lease);
-    let container = made?;
+    let result = worked?;
     released.map_err(failed)?;
-    Ok(container)
+    Ok(result)
 }
 
 /// Says so before anything is made; of two creations at once the database refuses the later one.
@@ -278,33 +294,33 @@ fn refuse_taken(view: &View, id: &ContainerId) -> Result<(), Error> {
     }
 }
 
-/// Undoes only what it made itself: a snapshot that was there already is another container's, which may be running.
-fn make(
-    core: &Core,
-    namespace: &Namespace,
+/// Does `work` with the mounts of a new snapshot on top of an image's. Undoes only what it made itself: a snapshot that
+/// was there already is another container's, which may be running.
+pub(crate) fn on_snapshot<T>(
     leased: &View,
-    new: &NewContainer,
-) -> Result<Container, Error> {
-    check_binds(new)?;
-    let key = snapshot_key(&new.id);
+    id: &ContainerId,
+    (snapshotter, image): (&SnapshotterName, &SnapshotKey),
+    work: impl FnOnce(&[Mount]) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let key = snapshot_key(id);
     let on_image = SnapshotOptions {
-        parent: Some(new.image_snapshot.clone()),
+        parent: Some(image.clone()),
         labels: Labels::new(),
     };
-    let snapshots = leased.snapshots(&new.snapshotter);
+    let snapshots = leased.snapshots(snapshotter);
     let mounts = snapshots
         .prepare(&key, &on_image)
         .map_err(|source| Error::Record {
-            container: new.id.to_string(),
+            container: id.to_string(),
             attempt: "written",
             source,
         })?;
-    let made = make_on(core, namespace, leased, new, &mounts);
-    if made.is_err() {
+    let worked = work(&mounts);
+    if worked.is_err() {
         // Best effort: without its lease the next collection takes it anyway.
         drop(snapshots.remove(&key));
     }
-    made
+    worked
 }
 
 fn make_on(
@@ -320,20 +336,23 @@ fn make_on(
         options.network = Network::Pinned(network::pinned_at(namespace, &new.id));
     }
     options.cgroup_parent = cgroup_parent(core, namespace);
+    options.machine = host::machine(options.security.privileged);
+    if host::has_unified_cgroups() && !options.security.privileged {
+        options.namespaces.cgroup = Place::Own;
+    }
     let bundle = Bundle::new(&core.settings.state_folder, namespace, &new.id);
     options
         .engine_files
         .extend(bundle.shared_files(&options.network));
-    let spec = spec::build(&new.id, &new.image_defaults, &options, &user).map_err(|source| {
-        Error::Spec {
+    let spec = options
+        .limits
+        .check_room()
+        .and_then(|()| spec::build(&new.id, &new.image_defaults, &options, &user))
+        .map_err(|source| Error::Spec {
             container: new.id.to_string(),
             source,
-        }
-    })?;
-    let spec = TypedBytes {
-        type_url: OCI_SPEC.to_owned(),
-        value: serde_json::to_vec(&spec).expect("an OCI spec has only text keys"),
-    };
+        })?;
+    let spec = encoded(&spec);
     let name = if new.runtime.is_empty() {
         core.settings.default_runtime.clone()
     } else {
@@ -357,6 +376,14 @@ fn make_on(
         attempt: "written",
         source,
     })
+}
+
+/// A spec as containerd's clients encode it.
+pub(crate) fn encoded(spec: &Spec) -> TypedBytes {
+    TypedBytes {
+        type_url: OCI_SPEC.to_owned(),
+        value: serde_json::to_vec(spec).expect("an OCI spec has only text keys"),
+    }
 }
 
 /// An OCI runtime would say so too, but only at the start, and not of which option.
@@ -438,7 +465,7 @@ fn expiry(now: SystemTime) -> Result<Labels, orlop_types::LabelError> {
 }
 
 /// The container's snapshot is called as the container is: what an engineer looks for with `ctr snapshot ls`.
-fn snapshot_key(id: &ContainerId) -> SnapshotKey {
+pub(crate) fn snapshot_key(id: &ContainerId) -> SnapshotKey {
     SnapshotKey::new(id.as_str()).expect("a container id is a sound key")
 }
 
@@ -459,7 +486,7 @@ fn user(new: &NewContainer, mounts: &[Mount]) -> Result<ResolvedUser, Error> {
 }
 
 /// Reads the image's account files through a mount that is attached nowhere, so nothing has to be cleaned up.
-fn accounts(mounts: &[Mount]) -> Result<Accounts, std::io::Error> {
+pub(crate) fn accounts(mounts: &[Mount]) -> Result<Accounts, std::io::Error> {
     let [mount] = mounts else {
         return Ok(Accounts::default());
     };

@@ -12,6 +12,7 @@ use orlop_meta::Db;
 
 use crate::Error;
 use crate::actor::{Handle, TaskKey};
+use crate::member::Calls;
 
 /// How the runtime is set up.
 #[derive(Debug, Clone)]
@@ -58,6 +59,8 @@ pub(crate) struct Core {
     pub(crate) clock: SharedClock,
     pub(crate) tasks: TaskTree,
     pub(crate) pods: crate::pod::Pods,
+    /// Calls on containers of pods that are under way.
+    pub(crate) calls: Calls,
     handles: Mutex<HashMap<TaskKey, Handle>>,
 }
 
@@ -75,6 +78,7 @@ impl Core {
             db,
             clock,
             tasks,
+            calls: Calls::default(),
             handles: Mutex::new(HashMap::new()),
         })
     }

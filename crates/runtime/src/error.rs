@@ -248,6 +248,9 @@ pub enum Error {
     /// The kernel gave no random number.
     #[error("there are no random numbers")]
     Random(#[source] std::io::Error),
+    /// An operation on a container of a pod.
+    #[error(transparent)]
+    Member(#[from] crate::member::MemberError),
     /// The daemon is shutting down, or a job of it failed.
     #[error("the daemon cannot finish this now")]
     Daemon(#[source] BlockingError),
@@ -291,6 +294,7 @@ impl Error {
             Self::ExecTimeout { .. } => "ORL-E6034",
             Self::Attach { .. } => "ORL-E6035",
             Self::Forward { .. } => "ORL-E6036",
+            Self::Member(source) => source.code(),
             Self::Daemon(_) => "ORL-E6012",
             Self::Gone { .. } => "ORL-E6013",
         }
@@ -326,6 +330,7 @@ impl Error {
             Self::Deadline { .. } | Self::ExecTimeout { .. } => ErrorKind::DeadlineExceeded,
             Self::Pod(error) => error.kind(),
             Self::Record { source, .. } => source.kind(),
+            Self::Member(source) => source.kind(),
             Self::Daemon(_) | Self::Gone { .. } | Self::Forward { .. } => ErrorKind::Unavailable,
         }
     }

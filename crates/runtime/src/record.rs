@@ -48,6 +48,9 @@ pub(crate) struct Plan {
     /// Whether task and container are to be removed when the process ends.
     #[serde(default)]
     pub(crate) auto_remove: bool,
+    /// Whether the task is to be deleted when its process ends, so that what has ended costs no process.
+    #[serde(default)]
+    pub(crate) delete_ended: bool,
     /// A checkpoint to start from; empty for none.
     pub(crate) checkpoint: String,
 }

@@ -20,7 +20,7 @@ use crate::machine::{Effect, Event, Task};
 use crate::process::{ProcessState, init_state};
 use crate::record::{Plan, Streams, TaskRecord, VERSION};
 use crate::shim::Shim;
-use crate::{container, network};
+use crate::{container, member, network};
 
 /// What a task is created with, over its container's record.
 #[derive(Debug, Clone)]
@@ -116,6 +116,7 @@ impl Runtime {
             .await
             .map_err(Error::Daemon)?;
         self.recover_pods().await?;
+        self.recover_members().await?;
         Ok(count)
     }
 
@@ -139,6 +140,7 @@ impl Runtime {
             type_url: typed.type_url.clone(),
             value: typed.value.clone(),
         });
+        let is_member = member::is_member(&container);
         let plan = Plan {
             shim_binary,
             options: request
@@ -149,7 +151,8 @@ impl Runtime {
             rootfs,
             streams,
             network_namespace: network::namespace_path(&key, &container),
-            keep_end: Self::log_path(&container).is_some(),
+            keep_end: is_member || Self::log_path(&container).is_some(),
+            delete_ended: is_member,
             auto_remove: container.labels.value(AUTO_REMOVE_LABEL).is_some(),
             checkpoint: request.checkpoint,
         };

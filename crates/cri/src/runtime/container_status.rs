@@ -1,13 +1,24 @@
 //! `ContainerStatus`.
 
+use std::collections::BTreeMap;
+
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
+use crate::{Cri, container, find};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::ContainerStatusRequest,
+    cri: &Cri,
+    request: api::ContainerStatusRequest,
 ) -> Result<api::ContainerStatusResponse, Status> {
-    Err(Status::unimplemented("ContainerStatus is not served yet"))
+    let member = find::member(cri, &request.container_id).await?;
+    let info = if request.verbose {
+        container::info(&member)
+    } else {
+        BTreeMap::new()
+    };
+    Ok(api::ContainerStatusResponse {
+        status: Some(container::status(&member)),
+        info,
+    })
 }

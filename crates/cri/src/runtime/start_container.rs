@@ -3,11 +3,14 @@
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
+use crate::{Cri, find, status};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::StartContainerRequest,
+    cri: &Cri,
+    request: api::StartContainerRequest,
 ) -> Result<api::StartContainerResponse, Status> {
-    Err(Status::unimplemented("StartContainer is not served yet"))
+    let member = find::member(cri, &request.container_id).await?;
+    let started = cri.runtime().start_member(cri.namespace(), &member.id);
+    started.await.map_err(|error| status::of_runtime(&error))?;
+    Ok(api::StartContainerResponse {})
 }

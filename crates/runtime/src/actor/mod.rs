@@ -155,6 +155,7 @@ impl Actor {
 
     /// Takes messages until the task is gone or the daemon ends.
     pub(crate) async fn run(mut self, cancelled: orlop_base::task::CancellationToken) {
+        self.leave_nothing_ended().await;
         while !self.is_gone() {
             let message = tokio::select! {
                 message = self.inbox.recv() => message,
@@ -176,11 +177,23 @@ impl Actor {
                 }
                 None => return,
             }
-            if self.record.plan.auto_remove && self.record.task.phase == Phase::Stopped {
-                self.remove_all().await;
-            }
+            self.leave_nothing_ended().await;
         }
         self.core.forget(&self.key);
+    }
+
+    /// Does with a task whose process has ended what its maker asked for.
+    async fn leave_nothing_ended(&mut self) {
+        if self.record.task.phase != Phase::Stopped {
+            return;
+        }
+        let plan = &self.record.plan;
+        if plan.auto_remove {
+            self.remove_all().await;
+        } else if plan.delete_ended {
+            self.take(Event::DeleteRequested).await;
+            self.report_failure();
+        }
     }
 
     /// The connection to the shim has ended. That alone does not mean that the shim is dead: this daemon may be ending,

@@ -12,30 +12,43 @@
 //!
 //! [`Runtime::recover`]: crate::Runtime::recover
 
+mod calls;
 mod config;
+mod create;
+mod end;
+mod error;
+mod lifecycle;
+mod options;
+mod paths;
+mod record;
+mod recover;
+mod signal;
+mod status;
+mod stop;
+mod update;
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use orlop_types::{ContainerId, Namespace, SandboxId, SnapshotKey, SnapshotterName};
+use orlop_types::{ContainerId, SandboxId, SnapshotKey, SnapshotterName};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::machine::{Exit, Transition};
-use crate::pod::Pod;
-use crate::runtime::Runtime;
 use crate::spec::{ImageDefaults, Limits, ResolvedUser};
 
+pub(crate) use calls::Calls;
 pub use config::{
     GroupPolicy, MemberConfig, MemberDevice, MemberMount, MemberProcesses, MemberSecurity,
     MountedImage, Profile, Propagation, RunAs,
 };
+pub use error::MemberError;
+pub(crate) use record::is_member;
 
 /// A container to be made in a pod.
 #[derive(Debug, Clone)]
 pub struct NewMember {
     /// The pod, which has to be ready.
-    pub pod: Pod,
+    pub pod: SandboxId,
     /// What is asked for.
     pub config: MemberConfig,
     /// What it is made from.
@@ -99,6 +112,8 @@ pub struct Member {
     pub snapshot_key: String,
     /// Whether it is being removed.
     pub removing: bool,
+    /// The first process of the container whose processes it sees, as it was when this one was made.
+    pub target_pid: Option<u32>,
     /// How its start went, oldest step first.
     pub transitions: Vec<Transition>,
 }
@@ -130,123 +145,4 @@ pub struct MemberEnd {
     pub message: String,
     /// What is on record of it; absent for a start that failed.
     pub exit: Option<Exit>,
-}
-
-impl Runtime {
-    /// Makes a container in a pod and starts nothing. On failure nothing is left.
-    ///
-    /// # Errors
-    /// The pod is not ready, the name is taken (then the error names the container and what is being done with it), or
-    /// image and configuration make no container.
-    pub async fn create_member(
-        &self,
-        _namespace: &Namespace,
-        _new: NewMember,
-    ) -> Result<ContainerId, Error> {
-        Err(not_yet())
-    }
-
-    /// Starts a member that was never started.
-    ///
-    /// # Errors
-    /// No such member, it was started before, its pod is not ready, or a step failed: then the member has ended with the
-    /// reason `StartError`.
-    pub async fn start_member(
-        &self,
-        _namespace: &Namespace,
-        _id: &ContainerId,
-    ) -> Result<(), Error> {
-        Err(not_yet())
-    }
-
-    /// Asks a member to end, and makes it end after `grace`; at once if that is zero. Returns when it has ended. What does
-    /// not run or is not there is as good as stopped.
-    ///
-    /// # Errors
-    /// It does not end, or the shim failed.
-    pub async fn stop_member(
-        &self,
-        _namespace: &Namespace,
-        _id: &ContainerId,
-        _grace: Duration,
-    ) -> Result<(), Error> {
-        Err(not_yet())
-    }
-
-    /// Ends a member if it runs, and removes it with everything it had but its log. What is not there is removed.
-    ///
-    /// # Errors
-    /// Something cannot be taken away: then the same call tries again.
-    pub async fn remove_member(
-        &self,
-        _namespace: &Namespace,
-        _id: &ContainerId,
-    ) -> Result<(), Error> {
-        Err(not_yet())
-    }
-
-    /// One member.
-    ///
-    /// # Errors
-    /// No such member.
-    pub async fn member(&self, _namespace: &Namespace, _id: &ContainerId) -> Result<Member, Error> {
-        Err(not_yet())
-    }
-
-    /// The members of a pod, or of all pods, by id.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn members(
-        &self,
-        _namespace: &Namespace,
-        _pod: Option<&SandboxId>,
-    ) -> Result<Vec<Member>, Error> {
-        Err(not_yet())
-    }
-
-    /// Ends all members of a pod at once, side by side.
-    ///
-    /// # Errors
-    /// The first of what went wrong; the others were ended all the same.
-    pub async fn stop_members(
-        &self,
-        _namespace: &Namespace,
-        _pod: &SandboxId,
-    ) -> Result<(), Error> {
-        Err(not_yet())
-    }
-
-    /// Removes all members of a pod, side by side, ending those that run.
-    ///
-    /// # Errors
-    /// The first of what went wrong; the others were removed all the same.
-    pub async fn remove_members(
-        &self,
-        _namespace: &Namespace,
-        _pod: &SandboxId,
-    ) -> Result<(), Error> {
-        Err(not_yet())
-    }
-
-    /// Changes what a member may use: what is absent in `limits` stays. Returns when the change is in force, or, for a
-    /// member that does not run, on record.
-    ///
-    /// # Errors
-    /// No such member, limits that cannot be, a memory limit below what is in use, or the OCI runtime refused: then the
-    /// record is as before.
-    pub async fn update_member(
-        &self,
-        _namespace: &Namespace,
-        _id: &ContainerId,
-        _limits: Limits,
-    ) -> Result<(), Error> {
-        Err(not_yet())
-    }
-}
-
-fn not_yet() -> Error {
-    Error::NoTask {
-        container: String::new(),
-    }
 }

@@ -1,19 +1,17 @@
 //! Namespaces, cgroup limits, devices and hidden paths.
 
+use std::collections::HashSet;
+
 use oci_spec::runtime::{
-    Linux, LinuxBuilder, LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder,
-    LinuxDeviceType, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
+    Capability, Linux, LinuxBuilder, LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup,
+    LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxResources, LinuxSeccomp,
 };
 use orlop_types::ContainerId;
 
-use super::{ContainerOptions, Limits, Network, SpecError, cgroup_path};
-
-/// The period over which processor quota is counted, in microseconds (the kernel's and Docker's default).
-const CPU_PERIOD_MICROS: u64 = 100_000;
-
-/// runc itself needs about this much inside the limit before the process starts (Docker's and containerd's bound).
-const MEMORY_BYTES_LEAST: u64 = 6 << 20;
+use super::seccomp::{Seccomp, SeccompProfile};
+use super::security::{Device, DeviceKind, Place, Security};
+use super::{ContainerOptions, Network, SpecError, cgroup_path};
 
 /// Kernel paths that tell too much, hidden (Docker's and containerd's list).
 const MASKED_PATHS: &[&str] = &[
@@ -40,113 +38,183 @@ const READ_ONLY_PATHS: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
-pub(super) fn build(id: &ContainerId, options: &ContainerOptions) -> Result<Linux, SpecError> {
-    let words = |list: &[&str]| {
-        list.iter()
-            .map(|word| (*word).to_owned())
-            .collect::<Vec<_>>()
-    };
-    LinuxBuilder::default()
-        .namespaces(namespaces(&options.network)?)
-        .cgroups_path(cgroup_path(&options.cgroup_parent, id))
-        .resources(resources(&options.limits)?)
-        .masked_paths(words(MASKED_PATHS))
-        .readonly_paths(words(READ_ONLY_PATHS))
+pub(super) fn build(
+    id: &ContainerId,
+    options: &ContainerOptions,
+    capabilities: &HashSet<Capability>,
+) -> Result<Linux, SpecError> {
+    let security = &options.security;
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces(options)?)
+        .cgroups_path(cgroup_path(
+            &options.cgroup_parent,
+            options.scope_prefix,
+            id,
+        ))
+        .resources(resources(options)?)
+        .masked_paths(paths(security, &security.masked_paths, MASKED_PATHS))
+        .readonly_paths(paths(security, &security.read_only_paths, READ_ONLY_PATHS))
         .build()
         .map_err(|source| SpecError::Model {
             part: "linux",
             source,
-        })
+        })?;
+    let devices = given_devices(options)
+        .map(node)
+        .collect::<Result<Vec<_>, _>>()?;
+    linux
+        .set_devices(Some(devices).filter(|devices| !devices.is_empty()))
+        .set_rootfs_propagation(root_propagation(options).map(str::to_owned))
+        .set_mount_label(unprivileged(security, &security.selinux_label))
+        .set_seccomp(seccomp(options, capabilities)?);
+    Ok(linux)
 }
 
-fn namespaces(network: &Network) -> Result<Vec<LinuxNamespace>, SpecError> {
-    let mut kinds = vec![
-        LinuxNamespaceType::Pid,
-        LinuxNamespaceType::Ipc,
-        LinuxNamespaceType::Mount,
-    ];
-    if *network != Network::Host {
-        kinds.extend([LinuxNamespaceType::Uts, LinuxNamespaceType::Network]);
+/// Those asked for, or the usual ones; none for a privileged container.
+fn paths(security: &Security, asked: &Option<Vec<String>>, usual: &[&str]) -> Vec<String> {
+    match (security.privileged, asked) {
+        (true, _) => Vec::new(),
+        (false, Some(paths)) => paths.clone(),
+        (false, None) => usual.iter().map(|path| (*path).to_owned()).collect(),
     }
+}
+
+/// What confines a container; nothing confines a privileged one.
+pub(super) fn unprivileged(security: &Security, word: &Option<String>) -> Option<String> {
+    word.clone().filter(|_| !security.privileged)
+}
+
+fn seccomp(
+    options: &ContainerOptions,
+    capabilities: &HashSet<Capability>,
+) -> Result<Option<LinuxSeccomp>, SpecError> {
+    let machine = options.machine.seccomp;
+    match &options.security.seccomp {
+        _ if options.security.privileged => Ok(None),
+        Seccomp::Unconfined => Ok(None),
+        Seccomp::Engine => SeccompProfile::engine()
+            .resolve(capabilities, machine)
+            .map(Some),
+        Seccomp::Profile(profile) => profile.resolve(capabilities, machine).map(Some),
+    }
+}
+
+fn namespaces(options: &ContainerOptions) -> Result<Vec<LinuxNamespace>, SpecError> {
+    let network = match &options.network {
+        Network::Host => Place::Host,
+        Network::None => Place::Own,
+        Network::Pinned(path) => Place::At(path.clone()),
+    };
+    let uts = match &options.namespaces.uts {
+        Place::Own if !options.has_own_name() => &Place::Host,
+        place @ (Place::Own | Place::Host | Place::At(_)) => place,
+    };
+    let places = &options.namespaces;
+    let kinds = [
+        (LinuxNamespaceType::User, &places.user),
+        (LinuxNamespaceType::Pid, &places.processes),
+        (LinuxNamespaceType::Ipc, &places.ipc),
+        (LinuxNamespaceType::Mount, &Place::Own),
+        (LinuxNamespaceType::Uts, uts),
+        (LinuxNamespaceType::Network, &network),
+        (LinuxNamespaceType::Cgroup, &places.cgroup),
+    ];
     kinds
         .into_iter()
-        .map(|kind| namespace(kind, network))
+        .filter_map(|(kind, place)| namespace(kind, place))
         .collect()
 }
 
-fn namespace(kind: LinuxNamespaceType, network: &Network) -> Result<LinuxNamespace, SpecError> {
+fn namespace(kind: LinuxNamespaceType, place: &Place) -> Option<Result<LinuxNamespace, SpecError>> {
     let builder = LinuxNamespaceBuilder::default().typ(kind);
-    let builder = match network {
-        Network::Pinned(path) if kind == LinuxNamespaceType::Network => builder.path(path.clone()),
-        Network::Pinned(_) | Network::Host | Network::None => builder,
+    let builder = match place {
+        Place::Own => builder,
+        Place::Host => return None,
+        Place::At(path) => builder.path(path.clone()),
     };
-    builder.build().map_err(|source| SpecError::Model {
+    Some(builder.build().map_err(|source| SpecError::Model {
         part: "namespaces",
         source,
-    })
+    }))
 }
 
-fn resources(limits: &Limits) -> Result<LinuxResources, SpecError> {
-    let model = |source| SpecError::Model {
-        part: "resources",
-        source,
+/// A mount that is to pass on what is mounted later needs the container's root to do so, too.
+fn root_propagation(options: &ContainerOptions) -> Option<&'static str> {
+    let asked = |words: [&str; 2]| {
+        let mut options = options.mounts.iter().flat_map(|mount| &mount.options);
+        options.any(|option| words.contains(&option.as_str()))
     };
-    let mut builder = LinuxResourcesBuilder::default().devices(vec![no_other_devices()?]);
-    if let Some(bytes) = limits.memory_bytes_max {
-        let limit = memory_limit(bytes)?;
-        let swap = limits.memory_and_swap_bytes_max.map_or(limit, |both| {
-            i64::try_from(both.max(bytes)).unwrap_or(i64::MAX)
-        });
-        builder = builder.memory(
-            LinuxMemoryBuilder::default()
-                .limit(limit)
-                .swap(swap)
-                .build()
-                .map_err(model)?,
-        );
+    if asked(["shared", "rshared"]) {
+        Some("rshared")
+    } else if asked(["slave", "rslave"]) {
+        Some("rslave")
+    } else {
+        None
     }
-    if limits.cpu_millis_max.is_some() || limits.cpuset_cpus.is_some() {
-        let mut cpu = LinuxCpuBuilder::default();
-        if let Some(millis) = limits.cpu_millis_max {
-            let quota_micros = i64::from(millis) * 100;
-            cpu = cpu.quota(quota_micros).period(CPU_PERIOD_MICROS);
-        }
-        if let Some(cpus) = &limits.cpuset_cpus {
-            cpu = cpu.cpus(cpus.clone());
-        }
-        builder = builder.cpu(cpu.build().map_err(model)?);
-    }
-    if let Some(count) = limits.pids_max {
-        builder = builder.pids(
-            LinuxPidsBuilder::default()
-                .limit(i64::from(count))
-                .build()
-                .map_err(model)?,
-        );
-    }
-    builder.build().map_err(model)
 }
 
-fn memory_limit(bytes: u64) -> Result<i64, SpecError> {
-    if bytes < MEMORY_BYTES_LEAST {
-        return Err(SpecError::MemoryTooSmall {
-            given: bytes,
-            least: MEMORY_BYTES_LEAST,
-        });
-    }
-    // More than the address space holds is the same as no limit.
-    Ok(i64::try_from(bytes).unwrap_or(i64::MAX))
+fn given_devices(options: &ContainerOptions) -> impl Iterator<Item = &Device> {
+    let all = options.machine.devices.iter();
+    let of_the_machine = all.filter(|_| options.security.privileged);
+    // One of both is given as it is asked for.
+    let others = of_the_machine.filter(|device| {
+        options
+            .devices
+            .iter()
+            .all(|asked| asked.path != device.path)
+    });
+    others.chain(&options.devices)
 }
 
-/// Everything is denied first; the OCI runtime adds the standard devices on top (runtime-spec, "Default Devices").
-fn no_other_devices() -> Result<LinuxDeviceCgroup, SpecError> {
-    LinuxDeviceCgroupBuilder::default()
-        .allow(false)
-        .typ(LinuxDeviceType::A)
-        .access("rwm")
+fn node(device: &Device) -> Result<LinuxDevice, SpecError> {
+    LinuxDeviceBuilder::default()
+        .path(device.path.clone())
+        .typ(kind(device))
+        .major(i64::from(device.major))
+        .minor(i64::from(device.minor))
+        .file_mode(device.mode)
+        .uid(device.uid)
+        .gid(device.gid)
         .build()
         .map_err(|source| SpecError::Model {
             part: "devices",
             source,
         })
+}
+
+const fn kind(device: &Device) -> LinuxDeviceType {
+    match device.kind {
+        DeviceKind::Character => LinuxDeviceType::C,
+        DeviceKind::Block => LinuxDeviceType::B,
+    }
+}
+
+fn resources(options: &ContainerOptions) -> Result<LinuxResources, SpecError> {
+    let limits_swap = options.machine.limits_swap;
+    let mut resources = options.limits.resources(limits_swap)?;
+    // Everything is denied first; the OCI runtime adds the standard devices on top (runtime-spec, "Default Devices").
+    let mut rules = vec![rule(
+        LinuxDeviceCgroupBuilder::default()
+            .allow(options.security.privileged)
+            .typ(LinuxDeviceType::A)
+            .access("rwm"),
+    )?];
+    for device in &options.devices {
+        let allowed = LinuxDeviceCgroupBuilder::default()
+            .allow(true)
+            .typ(kind(device))
+            .major(i64::from(device.major))
+            .minor(i64::from(device.minor))
+            .access(device.access.clone());
+        rules.push(rule(allowed)?);
+    }
+    resources.set_devices(Some(rules));
+    Ok(resources)
+}
+
+fn rule(builder: LinuxDeviceCgroupBuilder) -> Result<LinuxDeviceCgroup, SpecError> {
+    builder.build().map_err(|source| SpecError::Model {
+        part: "devices",
+        source,
+    })
 }

@@ -3,9 +3,12 @@
 //! Pure: everything that has to be looked up first (users of the image, facts of the host) is an argument, so one table
 //! of tests covers it. The result follows runtime-spec 1.0.2, which every OCI runtime in use understands.
 
+mod limits;
 mod linux;
 mod mounts;
 mod process;
+mod seccomp;
+mod security;
 mod user;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,13 +16,18 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{RootBuilder, Spec, SpecBuilder};
 use orlop_types::ContainerId;
-use serde::{Deserialize, Serialize};
 
+pub use limits::Limits;
 pub use mounts::{BindMount, UserMount};
+pub use seccomp::{Architecture, Seccomp, SeccompMachine, SeccompProfile};
+pub use security::{Device, DeviceKind, Machine, Namespaces, Place, Security};
 pub use user::{Accounts, ResolvedUser, UserError};
 
 /// The version written into every spec. runc 1.1 refuses to guess about later ones.
 const OCI_VERSION: &str = "1.0.2";
+
+/// Open files where nobody says otherwise (containerd `pkg/oci`, 1024).
+const OPEN_FILES_MAX: u64 = 1024;
 
 /// The network a container sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,37 +38,6 @@ pub enum Network {
     None,
     /// A namespace that CNI has set up, by its path.
     Pinned(PathBuf),
-}
-
-/// Limits on what a container may use; what is absent leaves the kernel's default. Kept as JSON with a pod's container.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Limits {
-    /// Memory in bytes.
-    pub memory_bytes_max: Option<u64>,
-    /// Memory and swap together in bytes, `u64::MAX` for any amount; the memory limit otherwise, so that there is no swap
-    /// on top.
-    pub memory_and_swap_bytes_max: Option<u64>,
-    /// Processor time in thousandths of a processor; a quota goes before it.
-    pub cpu_millis_max: Option<u32>,
-    /// Processor time in each period, in microseconds; negative for any amount.
-    pub cpu_quota_micros: Option<i64>,
-    /// The period over which the quota is counted, in microseconds.
-    pub cpu_period_micros: Option<u64>,
-    /// The weight against others when processors are busy; 1024 is one processor's.
-    pub cpu_shares: Option<u64>,
-    /// Processors to run on, as in `0-2,7`.
-    pub cpuset_cpus: Option<String>,
-    /// Memory nodes to take memory from, as in `0-1`.
-    pub cpuset_mems: Option<String>,
-    /// Processes and threads.
-    pub pids_max: Option<u32>,
-    /// Huge pages in bytes, by page size as in `2MB`.
-    pub hugepage_bytes_max: BTreeMap<String, u64>,
-    /// Files of the cgroup and what is written into them; cgroup v2 only.
-    pub unified: BTreeMap<String, String>,
-    /// How soon it is killed when the machine has no memory left: -1000 (never) to 1000.
-    pub oom_score_adjustment: Option<i32>,
 }
 
 /// What an image says about how it is run (OCI image-spec, config.md).
@@ -109,10 +86,24 @@ pub struct ContainerOptions {
     pub hostname: Option<String>,
     /// Whether the root file system is read-only.
     pub read_only_root: bool,
+    /// Which namespaces it is in, but for the network's.
+    pub namespaces: Namespaces,
+    /// What it may do.
+    pub security: Security,
+    /// Devices beyond those that every container has.
+    pub devices: Vec<Device>,
+    /// Whether `/run` is an empty file system in memory rather than the image's.
+    pub run_in_memory: bool,
+    /// How many files a process may have open; absent for as many as the engine's own.
+    pub open_files_max: Option<u64>,
     /// Annotations for the runtime and its hooks.
     pub annotations: BTreeMap<String, String>,
     /// The cgroup parent: absolute from the controllers' root, or a slice of systemd such as `orlop.slice`.
     pub cgroup_parent: PathBuf,
+    /// What stands before its id in the name of a systemd scope.
+    pub scope_prefix: &'static str,
+    /// The machine it is made for.
+    pub machine: Machine,
 }
 
 impl Default for ContainerOptions {
@@ -132,9 +123,23 @@ impl Default for ContainerOptions {
             network: Network::None,
             hostname: None,
             read_only_root: false,
+            namespaces: Namespaces::default(),
+            security: Security::default(),
+            devices: Vec::new(),
+            run_in_memory: true,
+            open_files_max: Some(OPEN_FILES_MAX),
             annotations: BTreeMap::new(),
             cgroup_parent: PathBuf::from("/orlop"),
+            scope_prefix: "orlop",
+            machine: Machine::default(),
         }
+    }
+}
+
+impl ContainerOptions {
+    /// Whether the container has a UTS namespace of its own. A container in the host's network keeps the host's name.
+    fn has_own_name(&self) -> bool {
+        self.namespaces.uts == Place::Own && self.network != Network::Host
     }
 }
 
@@ -174,6 +179,25 @@ pub enum SpecError {
         /// The least that works.
         least: u64,
     },
+    /// A limit that cannot be.
+    #[error("the limit {name:?} cannot be: {fault}")]
+    BadLimit {
+        /// Which limit.
+        name: String,
+        /// What is wrong.
+        fault: &'static str,
+    },
+    /// A device that cannot be given.
+    #[error("device {path:?} cannot be given to a container: {fault}")]
+    BadDevice {
+        /// Its path on the host.
+        path: String,
+        /// What is wrong.
+        fault: String,
+    },
+    /// A spec in the database that is none.
+    #[error("the stored OCI spec cannot be understood")]
+    Stored(#[source] serde_json::Error),
     /// The OCI model refused a part.
     #[error("cannot assemble the {part} of the OCI spec")]
     Model {
@@ -208,12 +232,13 @@ pub fn build(
             part: "root",
             source,
         })?;
+    let capabilities = process::capability_set(options)?;
     let mut spec = SpecBuilder::default()
         .version(OCI_VERSION)
         .root(root)
         .mounts(mounts::build(options)?)
-        .process(process::build(image, options, user)?)
-        .linux(linux::build(id, options)?)
+        .process(process::build(image, options, user, &capabilities)?)
+        .linux(linux::build(id, options, &capabilities)?)
         .annotations(
             options
                 .annotations
@@ -226,16 +251,41 @@ pub fn build(
             part: "spec",
             source,
         })?;
-    // A container in the host's network keeps the host's name: the UTS namespace is shared.
-    spec.set_hostname((options.network != Network::Host).then_some(hostname));
+    // Only a namespace of its own is named: another's name is not this container's to change.
+    spec.set_hostname(options.has_own_name().then_some(hostname));
+    Ok(spec)
+}
+
+/// A stored spec with other limits; devices and everything else stay.
+///
+/// # Errors
+/// The text is no spec, or the limits cannot be.
+pub(crate) fn with_limits(
+    stored: &[u8],
+    limits: &Limits,
+    limits_swap: bool,
+) -> Result<Spec, SpecError> {
+    let mut spec: Spec = serde_json::from_slice(stored).map_err(SpecError::Stored)?;
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let devices = linux
+        .resources()
+        .as_ref()
+        .and_then(|resources| resources.devices().clone());
+    let mut resources = limits.resources(limits_swap)?;
+    resources.set_devices(devices);
+    linux.set_resources(Some(resources));
+    spec.set_linux(Some(linux));
     Ok(spec)
 }
 
 /// Where container `id`'s cgroup is: a path from the controllers' root, or below a slice of systemd the form that OCI
 /// runtimes know, `SLICE:PREFIX:NAME`.
-fn cgroup_path(parent: &Path, id: &ContainerId) -> PathBuf {
-    match parent.to_str().filter(|parent| parent.ends_with(".slice")) {
-        Some(slice) => PathBuf::from(format!("{}:orlop:{id}", slice.trim_start_matches('/'))),
+///
+/// A path that ends in a slice, as the kubelet gives one, stands for that slice.
+fn cgroup_path(parent: &Path, prefix: &str, id: &ContainerId) -> PathBuf {
+    let last = parent.file_name().and_then(|name| name.to_str());
+    match last.filter(|name| name.ends_with(".slice")) {
+        Some(slice) => PathBuf::from(format!("{slice}:{prefix}:{id}")),
         None => parent.join(id.as_str()),
     }
 }
@@ -318,12 +368,17 @@ mod tests {
     fn a_slice_is_spelled_as_oci_runtimes_spell_it() {
         let id = ContainerId::new("web").unwrap();
         assert_eq!(
-            cgroup_path(Path::new("/orlop"), &id),
+            cgroup_path(Path::new("/orlop"), "orlop", &id),
             Path::new("/orlop/web")
         );
         assert_eq!(
-            cgroup_path(Path::new("orlop.slice"), &id),
+            cgroup_path(Path::new("orlop.slice"), "orlop", &id),
             Path::new("orlop.slice:orlop:web")
+        );
+        let kubelets = Path::new("/kubepods.slice/kubepods-pod1.slice");
+        assert_eq!(
+            cgroup_path(kubelets, "cri-orlop", &id),
+            Path::new("kubepods-pod1.slice:cri-orlop:web")
         );
     }
 
@@ -373,7 +428,8 @@ mod tests {
             memory_bytes_max: Some(1 << 20),
             ..Limits::default()
         };
-        assert!(bad(ContainerOptions { limits, ..base() }).contains("memory limit"));
+        let error = limits.check_room().unwrap_err().to_string();
+        assert!(error.contains("memory limit"), "{error}");
     }
 
     #[test]

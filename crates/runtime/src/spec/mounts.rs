@@ -65,6 +65,9 @@ struct Default {
     options: &'static [&'static str],
 }
 
+/// What a privileged container may write.
+const WRITABLE_IF_PRIVILEGED: &[&str] = &["sysfs", "cgroup"];
+
 const DEFAULTS: &[Default] = &[
     Default {
         target: "/proc",
@@ -115,30 +118,61 @@ const DEFAULTS: &[Default] = &[
     },
 ];
 
+/// The kernel's file systems, then what the engine and the user mount. Of two mounts at one place the user's counts, then
+/// the engine's; a mount at `/dev` replaces all that would be below it.
 pub(super) fn build(options: &ContainerOptions) -> Result<Vec<Mount>, SpecError> {
-    let defaults = DEFAULTS
-        .iter()
-        .map(|default| kernel_mount(default, &options.network));
-    let engine_files = options.engine_files.iter().map(bind_mount);
-    defaults
-        .chain(engine_files)
-        .chain(options.mounts.iter().map(user_mount))
-        .collect()
+    let own = options.mounts.iter().map(user_mount);
+    let mut mounts = own.collect::<Result<Vec<_>, _>>()?;
+    let at = |mounts: &[Mount], place: &Path| {
+        let mut places = mounts.iter().map(|mount| clean(mount.destination()));
+        places.any(|there| there == place)
+    };
+    for file in &options.engine_files {
+        if !at(&mounts, &clean(&file.target)) {
+            mounts.push(bind_mount(file)?);
+        }
+    }
+    // A mount must not hide another one that was made before it below its place.
+    mounts.sort_by_key(|mount| clean(mount.destination()).components().count());
+    let replaces_dev = at(&mounts, Path::new("/dev"));
+    let defaults = DEFAULTS.iter().filter(|default| {
+        let place = Path::new(default.target);
+        let is_replaced = at(&mounts, place) || replaces_dev && place.starts_with("/dev");
+        !is_replaced && (options.run_in_memory || default.target != "/run")
+    });
+    let mut all = defaults
+        .map(|default| kernel_mount(default, options))
+        .collect::<Result<Vec<_>, _>>()?;
+    all.extend(mounts);
+    Ok(all)
 }
 
-fn kernel_mount(default: &Default, network: &Network) -> Result<Mount, SpecError> {
+/// A path without what does not change it: `//`, `/./`, a slash at the end.
+fn clean(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+fn kernel_mount(default: &Default, options: &ContainerOptions) -> Result<Mount, SpecError> {
     // A new sysfs belongs to a network namespace; without one of its own the container gets the host's, read-only.
-    let shared_sysfs = default.kind == "sysfs" && *network == Network::Host;
+    let shared_sysfs = default.kind == "sysfs" && options.network == Network::Host;
     let (kind, source) = if shared_sysfs {
         ("none", "/sys")
     } else {
         (default.kind, default.kind)
     };
     let extra: &[&str] = if shared_sysfs { &["rbind"] } else { &[] };
+    let is_writable = options.security.privileged && WRITABLE_IF_PRIVILEGED.contains(&default.kind);
     let options: Vec<String> = extra
         .iter()
         .chain(default.options)
-        .map(|word| (*word).to_owned())
+        .map(|word| {
+            if is_writable && *word == "ro" {
+                "rw"
+            } else {
+                word
+            }
+        })
+        .map(str::to_owned)
         .collect();
     MountBuilder::default()
         .destination(default.target)
@@ -173,7 +207,9 @@ fn user_mount(mount: &UserMount) -> Result<Mount, SpecError> {
         options.push("rbind".to_owned());
         options.push("rprivate".to_owned());
     }
-    options.push(if mount.read_only { "ro" } else { "rw" }.to_owned());
+    if !options.iter().any(|option| option == "rro") {
+        options.push(if mount.read_only { "ro" } else { "rw" }.to_owned());
+    }
     let source = if mount.source.is_empty() {
         &mount.kind
     } else {
@@ -220,6 +256,86 @@ mod tests {
             user_mount(&shared).unwrap().options().clone().unwrap(),
             ["rbind", "rshared", "rw"]
         );
+    }
+
+    /// Where `options` has mounts, in order.
+    fn places(options: &ContainerOptions) -> Vec<String> {
+        let mounts = build(options).unwrap();
+        mounts
+            .iter()
+            .map(|mount| mount.destination().to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn mounts_are_made_from_the_outside_in_whatever_their_order() {
+        let options = ContainerOptions {
+            mounts: vec![
+                mount("bind", "/a", "/srv/a/b"),
+                mount("bind", "/b", "/srv//"),
+            ],
+            ..ContainerOptions::default()
+        };
+        let last: Vec<_> = places(&options).split_off(DEFAULTS.len());
+        assert_eq!(last, ["/srv//", "/srv/a/b"]);
+    }
+
+    #[test]
+    fn a_users_mount_replaces_the_engines_and_the_kernels() {
+        let file = |target: &str| BindMount {
+            source: "/engine".into(),
+            target: target.into(),
+            read_only: false,
+        };
+        let options = ContainerOptions {
+            mounts: vec![
+                mount("bind", "/a", "/etc/hosts"),
+                mount("bind", "/b", "/dev/shm/"),
+            ],
+            engine_files: vec![file("/etc/hosts"), file("/dev/shm"), file("/etc/hostname")],
+            run_in_memory: false,
+            ..ContainerOptions::default()
+        };
+        let places = places(&options);
+        let count = |place: &str| {
+            places
+                .iter()
+                .filter(|there| there.starts_with(place))
+                .count()
+        };
+        assert_eq!(
+            (
+                count("/etc/hosts"),
+                count("/dev/shm"),
+                count("/etc/hostname")
+            ),
+            (1, 1, 1)
+        );
+        assert_eq!(count("/run"), 0);
+        let dev = ContainerOptions {
+            mounts: vec![mount("bind", "/dev", "/dev")],
+            ..ContainerOptions::default()
+        };
+        let below: Vec<_> = super::tests::places(&dev);
+        assert!(
+            !below.iter().any(|place| place.starts_with("/dev/")),
+            "{below:?}"
+        );
+    }
+
+    #[test]
+    fn only_a_privileged_container_may_write_the_kernels_files() {
+        let words = |privileged: bool| {
+            let mut options = ContainerOptions::default();
+            options.security.privileged = privileged;
+            let mounts = build(&options).unwrap();
+            let sys = mounts
+                .iter()
+                .find(|mount| mount.destination() == Path::new("/sys"));
+            sys.unwrap().options().clone().unwrap()
+        };
+        assert!(words(false).contains(&"ro".to_owned()));
+        assert!(words(true).contains(&"rw".to_owned()) && !words(true).contains(&"ro".to_owned()));
     }
 
     #[test]

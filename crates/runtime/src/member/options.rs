@@ -1,0 +1,262 @@
+//! From what was asked of a member to what its spec is made with. Pure.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use super::paths::Found;
+use super::{
+    GroupPolicy, MemberConfig, MemberError, MemberProcesses, MemberSecurity, Profile, RunAs,
+};
+use crate::pod::{Pod, ProcessNamespace};
+use crate::spec::{
+    Accounts, BindMount, ContainerOptions, ImageDefaults, Limits, Namespaces, Network, Place,
+    ResolvedUser, Security, UserError,
+};
+
+/// The prefix of a member's systemd scope.
+const SCOPE_PREFIX: &str = "cri-orlop";
+
+/// Refuses what cannot be, before anything is touched.
+pub(super) fn check(config: &MemberConfig, pod: &Pod) -> Result<(), MemberError> {
+    let bad = |field, value: &str, fault| MemberError::BadConfig {
+        name: config.name.clone(),
+        field,
+        value: value.to_owned(),
+        fault,
+    };
+    if config.name.is_empty() {
+        return Err(bad("name", "", "it is needed"));
+    }
+    if !is_below(&config.log_path) {
+        let fault = "it has to be below the pod's log folder";
+        return Err(bad("log path", &config.log_path, fault));
+    }
+    let security = &config.security;
+    if security.privileged && !pod.config.privileged {
+        return Err(bad("privileges", "all", "the pod is not privileged"));
+    }
+    if security.run_as_group.is_some() && security.run_as == RunAs::Image {
+        let fault = "a group is only possible with a user";
+        return Err(bad("run_as_group", "", fault));
+    }
+    let shares_hosts = pod.config.namespaces.processes == ProcessNamespace::Host;
+    if security.processes == MemberProcesses::Host && !shares_hosts {
+        let fault = "the pod does not share the host's processes";
+        return Err(bad("process namespace", "NODE", fault));
+    }
+    if security.user_namespace != pod.config.namespaces.user {
+        let fault = "it differs from the pod's";
+        return Err(bad("user namespace", "", fault));
+    }
+    if let Profile::Localhost(path) = &security.seccomp
+        && !path.starts_with('/')
+    {
+        return Err(bad("seccomp profile", path, "its path has to be absolute"));
+    }
+    config.limits.check().map_err(|source| MemberError::Spec {
+        name: config.name.clone(),
+        source,
+    })
+}
+
+/// Whether a relative path stays below the folder it is joined to.
+fn is_below(path: &str) -> bool {
+    Path::new(path)
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+/// The file a member's log is in.
+pub(super) fn log_path(config: &MemberConfig, pod: &Pod) -> Option<PathBuf> {
+    let folder = &pod.config.log_folder;
+    let has_log = !config.log_path.is_empty() && !folder.as_os_str().is_empty();
+    has_log.then(|| folder.join(&config.log_path))
+}
+
+/// The options of a member's spec; `target_pid` is the first process of the container whose processes it sees.
+pub(super) fn build(
+    config: &MemberConfig,
+    pod: &Pod,
+    found: Found,
+    target_pid: Option<u32>,
+) -> ContainerOptions {
+    let security = &config.security;
+    let read_only_root = security.read_only_root;
+    ContainerOptions {
+        entrypoint: Some(config.command.clone()).filter(|words| !words.is_empty()),
+        args: config.args.clone(),
+        env: config.env.clone(),
+        working_dir: Some(config.working_dir.clone()).filter(|folder| !folder.is_empty()),
+        terminal: config.terminal,
+        mounts: found.mounts,
+        capabilities_added: security.capabilities_added.clone(),
+        capabilities_dropped: security.capabilities_dropped.clone(),
+        engine_files: engine_files(pod, read_only_root),
+        limits: limits(&config.limits, found.own_oom_score_adjustment),
+        network: network(pod),
+        read_only_root,
+        namespaces: namespaces(security, pod, target_pid, found.has_unified_cgroups),
+        security: Security {
+            privileged: security.privileged,
+            no_new_privileges: security.no_new_privileges,
+            capabilities_ambient: security.capabilities_ambient.clone(),
+            seccomp: found.seccomp,
+            masked_paths: Some(security.masked_paths.clone()),
+            read_only_paths: Some(security.read_only_paths.clone()),
+            apparmor_profile: match &security.apparmor {
+                Profile::Localhost(name) => Some(name.clone()),
+                Profile::Unconfined | Profile::RuntimeDefault => None,
+            },
+            selinux_label: security.selinux_label.clone(),
+        },
+        devices: found.devices,
+        run_in_memory: false,
+        open_files_max: None,
+        annotations: annotations(config, pod),
+        cgroup_parent: pod.cgroup_parent.clone(),
+        scope_prefix: SCOPE_PREFIX,
+        machine: found.machine,
+        ..ContainerOptions::default()
+    }
+}
+
+/// A process cannot make itself safer from the kernel's choice than its engine is, so the score is held above.
+fn limits(asked: &Limits, own: Option<i32>) -> Limits {
+    let score = asked.oom_score_adjustment;
+    Limits {
+        oom_score_adjustment: score.map(|score| own.map_or(score, |own| score.max(own))),
+        ..asked.clone()
+    }
+}
+
+fn network(pod: &Pod) -> Network {
+    match (&pod.places.network, pod.config.namespaces.host_network) {
+        (Some(path), _) => Network::Pinned(path.clone()),
+        (None, true) => Network::Host,
+        (None, false) => Network::None,
+    }
+}
+
+fn namespaces(
+    security: &MemberSecurity,
+    pod: &Pod,
+    target_pid: Option<u32>,
+    has_unified_cgroups: bool,
+) -> Namespaces {
+    let (places, shared) = (&pod.places, &pod.config.namespaces);
+    let place = |pinned: &Option<PathBuf>, is_hosts: bool| match pinned {
+        Some(path) => Place::At(path.clone()),
+        None if is_hosts => Place::Host,
+        None => Place::Own,
+    };
+    let of_target = target_pid.map(|pid| PathBuf::from(format!("/proc/{pid}/ns/pid")));
+    let processes = match &security.processes {
+        MemberProcesses::Own => Place::Own,
+        MemberProcesses::Host => Place::Host,
+        MemberProcesses::Of(_) => place(&of_target, false),
+        MemberProcesses::Pod => place(
+            &places.processes,
+            shared.processes == ProcessNamespace::Host,
+        ),
+    };
+    Namespaces {
+        ipc: place(&places.ipc, shared.host_ipc),
+        uts: place(&places.uts, shared.host_network),
+        processes,
+        // A privileged container manages the host's groups.
+        cgroup: if has_unified_cgroups && !security.privileged {
+            Place::Own
+        } else {
+            Place::Host
+        },
+        user: place(&places.user, true),
+    }
+}
+
+/// The pod's files, for containers that bring none of their own.
+fn engine_files(pod: &Pod, read_only_root: bool) -> Vec<BindMount> {
+    let places = &pod.places;
+    let hosts_shm = pod
+        .config
+        .namespaces
+        .host_ipc
+        .then(|| PathBuf::from("/dev/shm"));
+    let files = [
+        (&places.hostname, "/etc/hostname", read_only_root),
+        (&places.hosts, "/etc/hosts", read_only_root),
+        (&places.resolv_conf, "/etc/resolv.conf", read_only_root),
+        (
+            if places.shm.is_some() {
+                &places.shm
+            } else {
+                &hosts_shm
+            },
+            "/dev/shm",
+            false,
+        ),
+    ];
+    let there = files.into_iter().filter_map(|(source, target, read_only)| {
+        Some(BindMount {
+            source: source.clone()?,
+            target: target.into(),
+            read_only,
+        })
+    });
+    there.collect()
+}
+
+/// What runtimes and their hooks expect to be told under Kubernetes (containerd `internal/cri/annotations`).
+fn annotations(config: &MemberConfig, pod: &Pod) -> BTreeMap<String, String> {
+    let told = [
+        ("container-type", "container".to_owned()),
+        ("container-name", config.name.clone()),
+        ("sandbox-id", pod.id.to_string()),
+        ("sandbox-name", pod.config.name.clone()),
+        ("sandbox-namespace", pod.config.kubernetes_namespace.clone()),
+        ("sandbox-uid", pod.config.uid.clone()),
+    ];
+    told.into_iter()
+        .map(|(name, value)| (format!("io.kubernetes.cri.{name}"), value))
+        .collect()
+}
+
+/// What the image says, with the host name where no other says it.
+pub(super) fn image_defaults(image: &ImageDefaults, pod: &Pod, host_name: &str) -> ImageDefaults {
+    let name = if pod.config.hostname.is_empty() {
+        host_name
+    } else {
+        &pod.config.hostname
+    };
+    let mut image = image.clone();
+    image.env.insert(0, format!("HOSTNAME={name}"));
+    image
+}
+
+/// Whom a member runs as: its groups are the first one, those asked for, and unless the policy is strict the image's.
+pub(super) fn user(
+    security: &MemberSecurity,
+    image_user: &str,
+    accounts: &Accounts,
+) -> Result<ResolvedUser, UserError> {
+    let named = match &security.run_as {
+        RunAs::Image => image_user.to_owned(),
+        RunAs::Uid(uid) => uid.to_string(),
+        RunAs::Name(name) => name.clone(),
+    };
+    let asked = match security.run_as_group {
+        Some(group) => format!("{}:{group}", named.split(':').next().unwrap_or_default()),
+        None => named,
+    };
+    let mut user = ResolvedUser::resolve(&asked, accounts)?;
+    let name = asked.split(':').next().unwrap_or_default();
+    let of_image = match security.group_policy {
+        GroupPolicy::Merge => ResolvedUser::resolve(name, accounts)?.additional_gids,
+        GroupPolicy::Strict => Vec::new(),
+    };
+    user.additional_gids = of_image;
+    user.additional_gids.push(user.gid);
+    user.additional_gids.extend(&security.supplemental_groups);
+    user.additional_gids.sort_unstable();
+    user.additional_gids.dedup();
+    Ok(user)
+}
