@@ -195,6 +195,7 @@ mod tests {
             "search a.example b.example\nnameserver 10.10.10.10\nnameserver 127.0.0.1\noptions ndots:8\n"
         );
         std::fs::remove_file(&settings.host_resolv_conf).unwrap();
+        std::fs::remove_file(&settings.resolved_upstream).unwrap();
         config.dns = Some(DnsConfig::default());
         assert_eq!(resolv_conf(&settings, &config), "");
     }

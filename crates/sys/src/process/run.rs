@@ -259,6 +259,6 @@ mod tests {
             panic!("it started");
         };
         assert_eq!(error.source.kind(), io::ErrorKind::NotFound);
-        assert_eq!(error.to_string(), "cannot start /no/such");
+        assert_eq!(error.to_string(), "cannot start \"/no/such\"");
     }
 }
