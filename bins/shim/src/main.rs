@@ -13,7 +13,8 @@
 //! - the engine may come and go: containers, their logs and their ends do not depend on it.
 //!
 //! Entry points: [`start`] answers the engine and leaves a server behind, [`server`] is that server, [`cleanup`] tidies up
-//! after a server that died, [`pod_init`] is the first process of a pod whose containers share their processes.
+//! after a server that died, [`pod_init`] is the first process of a pod whose containers share their processes, [`user::hold`] lends a process to a
+//! user namespace that is being made.
 
 mod bundle;
 mod cleanup;
@@ -35,6 +36,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use cli::{Action, Cli};
+use orlop_sys::namespace::user;
 
 fn main() -> ExitCode {
     match answer(std::env::args().skip(1)) {
@@ -55,6 +57,9 @@ fn answer(args: impl Iterator<Item = String>) -> Result<Vec<u8>, fault::Fault> {
     match args.peek().map(String::as_str) {
         Some(pod_init::STARTER) => pod_init::start(args.skip(1)),
         Some(pod_init::FIRST) => pod_init::be_first(),
+        Some(user::HOLDER) => user::hold(args.skip(1))
+            .map(|()| Vec::new())
+            .map_err(|error| fault::Fault::io("hold", "a user namespace", error)),
         Some(_) | None => Cli::parse(args).and_then(|cli| run(&cli)),
     }
 }

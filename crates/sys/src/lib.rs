@@ -15,6 +15,7 @@
 
 pub mod beneath;
 pub mod cgroup;
+mod credentials;
 pub mod fs;
 pub mod mount;
 pub mod namespace;

@@ -3,9 +3,14 @@
 //! Whatever has to happen inside a namespace happens on a thread of its own that ends right after: no other thread of the
 //! process ever changes its namespaces, and nothing is forked.
 //!
+//! A user namespace needs a process to be made by ([`user`]); the others can belong to one.
+//!
 //! Crash: between the mount point and the mount a crash leaves an empty file, which [`create`] takes over and [`remove`]
 //! removes. Cancellation: none; every call ends by itself. Ordering: a namespace is pinned when it is set up, so what is
 //! pinned is whole.
+
+mod hold;
+pub mod user;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -105,12 +110,14 @@ pub fn create(pins: &[Pin], setup: &Setup) -> Result<(), NamespaceError> {
         return Ok(());
     }
     let made = prepare(pins).and_then(|()| on_own_thread(|| make(pins, setup)));
-    made.inspect_err(|_| {
-        for pin in pins {
-            // The first error is the one to be told; a pin that stays is taken over by the next try.
-            drop(remove(&pin.path));
-        }
-    })
+    made.inspect_err(|_| withdraw(pins))
+}
+
+/// After a failure: the first error is the one to be told, and a pin that stays is taken over by the next try.
+fn withdraw(pins: &[Pin]) {
+    for pin in pins {
+        drop(remove(&pin.path));
+    }
 }
 
 /// Pins the namespace that `source` stands for, such as `/proc/PID/ns/pid`, at `target`.
@@ -223,7 +230,13 @@ fn make(pins: &[Pin], setup: &Setup) -> Result<(), NamespaceError> {
     #[allow(unsafe_code, reason = "unshare is unsafe in general; see SAFETY")]
     let unshared = unsafe { unshare_unsafe(flags) };
     unshared.map_err(|errno| failed("make", "namespaces")(errno.into()))?;
-    if flags.contains(UnshareFlags::NEWNET) {
+    set_up(pins, setup)?;
+    pin_own(pins)
+}
+
+/// Sets up the namespaces of this thread, which are those of `pins`.
+fn set_up(pins: &[Pin], setup: &Setup) -> Result<(), NamespaceError> {
+    if pins.iter().any(|pin| pin.kind == Kind::Network) {
         raise_loopback().map_err(failed("raise", "the loopback interface"))?;
     }
     if let Some(hostname) = &setup.hostname {
@@ -231,7 +244,10 @@ fn make(pins: &[Pin], setup: &Setup) -> Result<(), NamespaceError> {
         rustix::system::sethostname(bytes)
             .map_err(|errno| failed("set the host name", hostname)(errno.into()))?;
     }
-    write_parameters(&setup.parameters)?;
+    write_parameters(&setup.parameters)
+}
+
+fn pin_own(pins: &[Pin]) -> Result<(), NamespaceError> {
     for pin in pins {
         bind(Path::new(pin.kind.own()), &pin.path)?;
     }

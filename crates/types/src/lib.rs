@@ -16,6 +16,7 @@ mod descriptor;
 mod digest;
 pub mod exit;
 pub mod filter;
+pub mod idmap;
 mod ids;
 mod kind;
 mod labels;
@@ -25,6 +26,7 @@ mod reference;
 
 pub use descriptor::{Descriptor, DescriptorError};
 pub use digest::{Algorithm, ChainId, Digest, DigestError};
+pub use idmap::{IdMapFault, IdMaps, IdRange};
 pub use ids::{
     ContainerId, ExecId, IdError, ImageName, IngestRef, LeaseId, Namespace, SandboxId, SnapshotKey,
     SnapshotterName,

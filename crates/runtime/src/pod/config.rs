@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use orlop_types::{IdMaps, IdRange};
+
 /// Everything that was asked of a pod when it was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -138,24 +140,4 @@ pub enum ProcessNamespace {
     Pod,
     /// All of the host.
     Host,
-}
-
-/// How ids inside a user namespace map to the host's (user_namespaces(7)).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdMaps {
-    /// User ids.
-    pub uids: Vec<IdRange>,
-    /// Group ids.
-    pub gids: Vec<IdRange>,
-}
-
-/// One range of ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdRange {
-    /// The first id inside.
-    pub inside: u32,
-    /// The first id on the host.
-    pub outside: u32,
-    /// How many.
-    pub count: u32,
 }

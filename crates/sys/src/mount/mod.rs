@@ -21,6 +21,7 @@ mod context;
 mod detached;
 mod error;
 mod legacy;
+mod mapped;
 mod options;
 mod overlay;
 pub mod preflight;
