@@ -21,11 +21,11 @@ use orlop_sys::process::OomScore;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::engine::{Engine, search_folders, ttrpc_address, uses_systemd};
+use crate::engine::{Engine, ttrpc_address};
 use crate::failure::NoSocket;
 use crate::figures::CollectionFigures;
 use crate::notify::notify;
-use crate::{collect, handlers, memory, metrics};
+use crate::{collect, cri, memory, metrics};
 
 /// Threads that run futures. They never block, so two keep a busy node's calls apart and cost little.
 const WORKER_THREADS: usize = 2;
@@ -103,16 +103,7 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
     tracing::info!(version = engine.identity.version, socket = %config.engine.socket.display(), tasks = adopted, "serving");
     let collection = start_collection(config, &engine, &tasks).await?;
     memory::start(&tasks);
-    let cri = orlop_cri::Cri::new(orlop_cri::Parts {
-        version: engine.identity.version.clone(),
-        db: engine.db.clone(),
-        runtime: engine.runtime.clone(),
-        images: engine.images.clone(),
-        snapshot_roots: engine.snapshot_roots.clone(),
-        systemd_cgroups: uses_systemd(config.runtime.cgroup_driver),
-        probe: handlers::probe(config, search_folders()),
-        tasks: tasks.child("cri"),
-    });
+    let cri = cri::start(config, &engine, &clock, &tasks).await?;
     let parts = Parts {
         identity: engine.identity.clone(),
         components: engine.components.clone(),

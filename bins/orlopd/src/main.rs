@@ -13,6 +13,7 @@
 
 mod cli;
 mod collect;
+mod cri;
 mod daemon;
 mod engine;
 mod facts;

@@ -28,6 +28,7 @@ mod runtime;
 mod stats;
 mod status;
 mod stream;
+mod streaming;
 mod translate;
 
 use std::collections::BTreeMap;
@@ -48,12 +49,17 @@ use figures::Rates;
 use readiness::Readiness;
 
 pub use readiness::{Handler, ProbeHandlers};
+pub use streaming::{Streaming, StreamingError, StreamingOptions};
 
 /// The engine's namespace of everything that Kubernetes makes.
 const NAMESPACE: &str = "k8s.io";
 
 /// The longest message in either direction, in bytes: containerd's own limit.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+fn namespace() -> Namespace {
+    Namespace::new(NAMESPACE).expect("the constant is a sound namespace")
+}
 
 /// What CRI stands on.
 #[derive(Clone)]
@@ -72,6 +78,10 @@ pub struct Parts {
     pub systemd_cgroups: bool,
     /// Tries the runtimes that pods can name.
     pub probe: ProbeHandlers,
+    /// Where exec, attach and port-forward are streamed.
+    pub streaming: Streaming,
+    /// How long output of a command is waited for after its end.
+    pub exec_drain: std::time::Duration,
     /// Owns what outlives a call.
     pub tasks: TaskTree,
 }
@@ -93,7 +103,7 @@ impl Cri {
         let readiness = Arc::new(Readiness::new(Arc::clone(&parts.probe)));
         Self {
             parts: Arc::new(parts),
-            namespace: Namespace::new(NAMESPACE).expect("the constant is a sound namespace"),
+            namespace: namespace(),
             disk: Arc::default(),
             rates: Arc::default(),
             readiness,

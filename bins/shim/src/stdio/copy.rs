@@ -117,9 +117,6 @@ impl Copy {
     }
 
     fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let Some(tap) = &self.tap {
-            tap.write(bytes);
-        }
         match &mut self.to {
             Sink::Null => {}
             Sink::Cri(stream) => stream.write(bytes),
@@ -127,6 +124,10 @@ impl Copy {
                 self.pending.extend_from_slice(bytes);
                 self.flush()?;
             }
+        }
+        // What a client has heard is in the log.
+        if let Some(tap) = &self.tap {
+            tap.write(bytes);
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::problem::{ConfigError, ConfigErrors, Origin, Warning};
 pub use self::sections::{
-    CgroupDriver, Config, Engine, Gc, LogFormat, Registry, Runtime, RuntimeHandler, Snapshotter,
+    CgroupDriver, Config, Cri, Engine, Gc, LogFormat, Registry, Runtime, RuntimeHandler, Snapshotter,
     Telemetry,
 };
 

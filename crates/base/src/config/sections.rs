@@ -21,6 +21,8 @@ pub struct Config {
     pub gc: Gc,
     /// Running containers.
     pub runtime: Runtime,
+    /// Serving the kubelet.
+    pub cri: Cri,
     /// Logs and metrics.
     pub telemetry: Telemetry,
 }
@@ -108,6 +110,25 @@ pub struct Runtime {
     pub handlers: BTreeMap<String, RuntimeHandler>,
 }
 
+/// Section `cri`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cri {
+    /// Where exec, attach and port-forward are served: an address without a port.
+    pub stream_address: String,
+    /// And at which port; 0 for any that is free.
+    pub stream_port: u32,
+    /// A streaming connection on which nothing moves for so long is closed.
+    pub stream_idle_timeout: Duration,
+    /// How long a client may take to open its streams.
+    pub stream_creation_timeout: Duration,
+    /// PEM file with the certificate of the streaming server; empty for plain HTTP.
+    pub stream_certificate: String,
+    /// PEM file with its key.
+    pub stream_key: String,
+    /// How long output is waited for after the end of a process that left somebody behind who holds it open.
+    pub exec_drain_timeout: Duration,
+}
+
 /// Section `runtime.handlers.<name>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeHandler {
@@ -185,6 +206,7 @@ impl Config {
             snapshotter: reader.section("snapshotter", Snapshotter::read),
             gc: reader.section("gc", Gc::read),
             runtime: reader.section("runtime", Runtime::read),
+            cri: reader.section("cri", Cri::read),
             telemetry: reader.section("telemetry", Telemetry::read),
         };
         config.check(reader);
@@ -194,6 +216,7 @@ impl Config {
     /// What no setting can say about itself.
     fn check(&self, reader: &mut Reader<'_>) {
         self.check_folders(reader);
+        self.check_streaming(reader);
         let at_least_one = [
             ("engine.blocking_jobs_max", self.engine.blocking_jobs_max),
             ("engine.long_jobs_max", self.engine.long_jobs_max),
@@ -233,6 +256,21 @@ impl Config {
             let reason =
                 format!("{address:?} must be an address and a port, such as \"127.0.0.1:9464\"");
             reader.refuse_key("telemetry.metrics_address", reason);
+        }
+    }
+
+    fn check_streaming(&self, reader: &mut Reader<'_>) {
+        let cri = &self.cri;
+        if cri.stream_address.parse::<std::net::IpAddr>().is_err() {
+            let reason = format!("{:?} must be an address, such as \"127.0.0.1\"", cri.stream_address);
+            reader.refuse_key("cri.stream_address", reason);
+        }
+        if u16::try_from(cri.stream_port).is_err() {
+            reader.refuse_key("cri.stream_port", "must be at most 65535".to_owned());
+        }
+        if cri.stream_certificate.is_empty() != cri.stream_key.is_empty() {
+            let reason = "must be given together with cri.stream_certificate, or not at all";
+            reader.refuse_key("cri.stream_key", reason.to_owned());
         }
     }
 
@@ -431,6 +469,43 @@ impl Runtime {
                 .each("handlers", RuntimeHandler::read)
                 .into_iter()
                 .collect(),
+        }
+    }
+}
+
+impl Cri {
+    fn read(s: &mut Section<'_, '_>) -> Self {
+        Self {
+            stream_address: s.setting(
+                "stream_address",
+                "127.0.0.1".to_owned(),
+                "Where exec, attach and port-forward are served: an address of this machine.",
+            ),
+            stream_port: s.setting("stream_port", 0, "And at which port; 0 for any that is free."),
+            stream_idle_timeout: span(
+                s,
+                "stream_idle_timeout",
+                4 * 3_600_000,
+                "A streaming connection on which nothing moves for so long is closed.",
+            ),
+            stream_creation_timeout: span(
+                s,
+                "stream_creation_timeout",
+                30_000,
+                "How long a client may take to open its streams.",
+            ),
+            stream_certificate: s.setting(
+                "stream_certificate",
+                String::new(),
+                "PEM file with the certificate of the streaming server; empty for plain HTTP.",
+            ),
+            stream_key: s.setting("stream_key", String::new(), "PEM file with its key."),
+            exec_drain_timeout: span(
+                s,
+                "exec_drain_timeout",
+                5_000,
+                "How long output is waited for after the end of a process that left somebody behind who holds it open.",
+            ),
         }
     }
 }

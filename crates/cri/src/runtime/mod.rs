@@ -31,6 +31,7 @@ mod stream_containers;
 mod stream_pod_sandbox_metrics;
 mod stream_pod_sandbox_stats;
 mod stream_pod_sandboxes;
+mod streams;
 mod update_container_resources;
 mod update_pod_sandbox_resources;
 mod update_runtime_config;

@@ -1,15 +1,17 @@
-//! `ReopenContainerLog`.
+//! `ReopenContainerLog`: the log was rotated.
 
 use orlop_api::runtime::v1 as api;
 use tonic::Status;
 
-use crate::Cri;
+use crate::runtime::streams;
+use crate::{Cri, status};
 
 pub(super) async fn call(
-    _cri: &Cri,
-    _request: api::ReopenContainerLogRequest,
+    cri: &Cri,
+    request: api::ReopenContainerLogRequest,
 ) -> Result<api::ReopenContainerLogResponse, Status> {
-    Err(Status::unimplemented(
-        "ReopenContainerLog is not served yet",
-    ))
+    let container = streams::running(cri, &request.container_id).await?;
+    let reopened = cri.runtime().reopen_log(cri.namespace(), &container);
+    reopened.await.map_err(|error| status::of_runtime(&error))?;
+    Ok(api::ReopenContainerLogResponse {})
 }

@@ -14,6 +14,7 @@ mod spec;
 mod sync;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use orlop_api::Any;
 use orlop_base::blocking;
@@ -76,7 +77,8 @@ pub struct Execution {
 #[derive(Debug)]
 pub struct ExecControl {
     place: Place,
-    stage: Stage,
+    has_ended: AtomicBool,
+    is_removed: bool,
 }
 
 /// Where a process is.
@@ -86,14 +88,6 @@ struct Place {
     key: TaskKey,
     exec: ExecId,
     pid: u32,
-}
-
-/// How far a process has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Running,
-    Ended,
-    Removed,
 }
 
 impl Runtime {
@@ -194,11 +188,12 @@ impl Runtime {
                 exec: exec.clone(),
                 pid: 0,
             },
-            stage: Stage::Ended,
+            has_ended: AtomicBool::new(true),
+            is_removed: false,
         };
         let started = self.start(&key.namespace, &key.container, Some(exec));
         control.place.pid = started.await?;
-        control.stage = Stage::Running;
+        control.has_ended = AtomicBool::new(false);
         Ok(Execution {
             stdin: fifos.open_input(0).map_err(failed)?,
             stdout,
@@ -242,9 +237,9 @@ impl ExecControl {
     ///
     /// # Errors
     /// The shim has gone.
-    pub async fn wait(&mut self) -> Result<u32, Error> {
+    pub async fn wait(&self) -> Result<u32, Error> {
         let code = self.place.wait().await?;
-        self.stage = Stage::Ended;
+        self.has_ended.store(true, Ordering::Relaxed);
         Ok(code)
     }
 
@@ -291,17 +286,17 @@ impl ExecControl {
 
     /// Removes the process, which has ended, from its shim.
     pub async fn finish(mut self) {
-        self.stage = Stage::Removed;
+        self.is_removed = true;
         self.place.remove().await;
     }
 }
 
 impl Drop for ExecControl {
     fn drop(&mut self) {
-        if self.stage == Stage::Removed {
+        if self.is_removed {
             return;
         }
-        let (place, has_ended) = (self.place.clone(), self.stage == Stage::Ended);
+        let (place, has_ended) = (self.place.clone(), self.has_ended.load(Ordering::Relaxed));
         let tasks = self.place.runtime.core.tasks.clone();
         drop(tasks.spawn(LEFT, move |_token| place.leave(has_ended)));
     }

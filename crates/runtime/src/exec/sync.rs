@@ -56,10 +56,10 @@ impl Runtime {
             ..ExecCommand::default()
         };
         let execution = self.open_exec(namespace, container, command).await?;
-        let mut control = execution.control;
+        let control = execution.control;
         let mut kept = Kept::new(limits.output_bytes_max);
         let reading = kept.read(execution.stdout, execution.stderr);
-        let ended = end_of(&mut control, reading, limits);
+        let ended = end_of(&control, reading, limits);
         let Some(limit) = limits.timeout else {
             let code = ended.await?;
             control.finish().await;
@@ -81,7 +81,7 @@ impl Runtime {
 
 /// Waits for the process, and then for its output.
 async fn end_of(
-    control: &mut ExecControl,
+    control: &ExecControl,
     reading: impl Future<Output = ()>,
     limits: ExecLimits,
 ) -> Result<u32, Error> {

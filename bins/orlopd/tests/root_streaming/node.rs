@@ -1,0 +1,473 @@
+//! A daemon on scratch folders, and containers in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hyper_util::rt::TokioIo;
+use orlop_api::Any;
+use orlop_api::containerd::services::containers::v1 as containers;
+use orlop_api::containerd::services::tasks::v1 as tasks;
+use orlop_api::runtime::v1 as cri;
+use orlop_api::runtime::v1::runtime_service_client::RuntimeServiceClient;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status};
+
+const NAMESPACE: &str = "k8s.io";
+const PATIENCE: Duration = Duration::from_secs(60);
+const SIGKILL: u32 = 9;
+
+/// How a container's streams are set up.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Streams<'a> {
+    pub(crate) stdin: &'a str,
+    pub(crate) output: &'a str,
+    pub(crate) terminal: bool,
+}
+
+pub(crate) struct Node {
+    pub(crate) folder: tempfile::TempDir,
+    runtime: Runtime,
+    daemon: Child,
+    settings: Vec<String>,
+    containers: Vec<String>,
+}
+
+impl Node {
+    pub(crate) fn start(settings: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        make_rootfs(&folder.path().join("rootfs"));
+        let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
+        let daemon = spawn(folder.path(), &settings);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut node = Self {
+            folder,
+            runtime,
+            daemon,
+            settings,
+            containers: Vec::new(),
+        };
+        node.wait_until_it_listens();
+        node
+    }
+
+    /// Ends the daemon as a crash does, and starts another.
+    pub(crate) fn crash_and_restart(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        std::fs::remove_file(self.socket()).unwrap();
+        self.daemon = spawn(self.folder.path(), &self.settings);
+        self.wait_until_it_listens();
+    }
+
+    pub(crate) fn daemon_pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// A running container; its id.
+    pub(crate) fn container(&mut self, args: &[&str], streams: Streams<'_>) -> String {
+        self.container_with(args, streams, |_| {})
+    }
+
+    /// As [`Node::container`], with its OCI spec changed.
+    pub(crate) fn container_with(
+        &mut self,
+        args: &[&str],
+        streams: Streams<'_>,
+        change: impl FnOnce(&mut Value),
+    ) -> String {
+        let id = format!("{:064x}", self.containers.len() + 1);
+        let mut spec = spec(
+            &self.folder.path().join("rootfs"),
+            &id,
+            args,
+            streams.terminal,
+        );
+        change(&mut spec);
+        self.containers.push(id.clone());
+        let container = containers::Container {
+            id: id.clone(),
+            runtime: Some(containers::container::Runtime {
+                name: "io.containerd.orlop.v1".to_owned(),
+                options: None,
+            }),
+            spec: Some(Any {
+                type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".to_owned(),
+                value: spec.to_string().into_bytes(),
+            }),
+            ..Default::default()
+        };
+        let create = tasks::CreateTaskRequest {
+            container_id: id.clone(),
+            stdin: streams.stdin.to_owned(),
+            stdout: streams.output.to_owned(),
+            stderr: if streams.terminal { "" } else { streams.output }.to_owned(),
+            terminal: streams.terminal,
+            ..Default::default()
+        };
+        self.block_on(async {
+            let channel = self.channel().await;
+            let mut store = containers::containers_client::ContainersClient::new(channel.clone());
+            let request = containers::CreateContainerRequest {
+                container: Some(container),
+            };
+            store.create(within(request)).await.unwrap();
+            let mut client = tasks::tasks_client::TasksClient::new(channel);
+            client.create(within(create)).await.unwrap();
+            let start = tasks::StartRequest {
+                container_id: id.clone(),
+                ..Default::default()
+            };
+            client.start(within(start)).await.unwrap();
+        });
+        id
+    }
+
+    pub(crate) fn pause(&self, id: &str) {
+        let request = tasks::PauseTaskRequest {
+            container_id: id.to_owned(),
+        };
+        self.block_on(async {
+            let mut client = tasks::tasks_client::TasksClient::new(self.channel().await);
+            client.pause(within(request)).await.unwrap();
+        });
+    }
+
+    pub(crate) fn resume(&self, id: &str) {
+        let request = tasks::ResumeTaskRequest {
+            container_id: id.to_owned(),
+        };
+        self.block_on(async {
+            let mut client = tasks::tasks_client::TasksClient::new(self.channel().await);
+            client.resume(within(request)).await.unwrap();
+        });
+    }
+
+    pub(crate) fn kill(&self, id: &str) {
+        let request = tasks::KillRequest {
+            container_id: id.to_owned(),
+            signal: SIGKILL,
+            ..Default::default()
+        };
+        self.block_on(async {
+            let mut client = tasks::tasks_client::TasksClient::new(self.channel().await);
+            client.kill(within(request)).await.unwrap();
+            let wait = tasks::WaitRequest {
+                container_id: id.to_owned(),
+                ..Default::default()
+            };
+            client.wait(within(wait)).await.unwrap();
+        });
+    }
+
+    /// The URL for a command.
+    pub(crate) fn exec_url(
+        &self,
+        id: &str,
+        args: &[&str],
+        wanted: Wanted,
+    ) -> Result<String, Status> {
+        let request = cri::ExecRequest {
+            container_id: id.to_owned(),
+            cmd: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            tty: wanted.terminal,
+            stdin: wanted.stdin,
+            stdout: true,
+            stderr: !wanted.terminal,
+        };
+        self.block_on(async {
+            let answer = self.cri().await.exec(request).await?;
+            Ok(answer.into_inner().url)
+        })
+    }
+
+    /// The URL of a container's own streams.
+    pub(crate) fn attach_url(&self, id: &str, wanted: Wanted) -> String {
+        let request = cri::AttachRequest {
+            container_id: id.to_owned(),
+            tty: wanted.terminal,
+            stdin: wanted.stdin,
+            stdout: true,
+            stderr: !wanted.terminal,
+        };
+        self.block_on(async {
+            self.cri()
+                .await
+                .attach(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .url
+        })
+    }
+
+    pub(crate) fn exec_sync(
+        &self,
+        id: &str,
+        args: &[&str],
+        timeout: i64,
+    ) -> Result<cri::ExecSyncResponse, Status> {
+        let request = cri::ExecSyncRequest {
+            container_id: id.to_owned(),
+            cmd: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            timeout,
+        };
+        self.block_on(async {
+            let client = self.cri().await;
+            let mut client = client.max_decoding_message_size(16 << 20);
+            client
+                .exec_sync(request)
+                .await
+                .map(tonic::Response::into_inner)
+        })
+    }
+
+    /// A pod in the host's network.
+    pub(crate) fn host_pod(&self) -> String {
+        let namespaces = cri::NamespaceOption {
+            network: cri::NamespaceMode::Node.into(),
+            ..Default::default()
+        };
+        let security = cri::LinuxSandboxSecurityContext {
+            namespace_options: Some(namespaces),
+            ..Default::default()
+        };
+        let metadata = cri::PodSandboxMetadata {
+            name: "pod".to_owned(),
+            uid: "uid".to_owned(),
+            namespace: "default".to_owned(),
+            attempt: 0,
+        };
+        let config = cri::PodSandboxConfig {
+            metadata: Some(metadata),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                security_context: Some(security),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let request = cri::RunPodSandboxRequest {
+            config: Some(config),
+            runtime_handler: String::new(),
+        };
+        self.block_on(async {
+            let answer = self.cri().await.run_pod_sandbox(request).await.unwrap();
+            answer.into_inner().pod_sandbox_id
+        })
+    }
+
+    pub(crate) fn port_forward_url(&self, pod: &str) -> String {
+        let request = cri::PortForwardRequest {
+            pod_sandbox_id: pod.to_owned(),
+            port: Vec::new(),
+        };
+        self.block_on(async {
+            self.cri()
+                .await
+                .port_forward(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .url
+        })
+    }
+
+    pub(crate) fn reopen_log(&self, id: &str) {
+        let request = cri::ReopenContainerLogRequest {
+            container_id: id.to_owned(),
+        };
+        self.block_on(async {
+            self.cri()
+                .await
+                .reopen_container_log(request)
+                .await
+                .unwrap();
+        });
+    }
+
+    /// How many processes of the container have this in their command line.
+    pub(crate) fn processes_with(&self, id: &str, text: &str) -> usize {
+        let request = tasks::ListPidsRequest {
+            container_id: id.to_owned(),
+        };
+        let pids = self.block_on(async {
+            let mut client = tasks::tasks_client::TasksClient::new(self.channel().await);
+            client
+                .list_pids(within(request))
+                .await
+                .unwrap()
+                .into_inner()
+        });
+        let lines = pids.processes.iter().filter_map(|process| {
+            let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;
+            Some(String::from_utf8_lossy(&line).replace('\0', " "))
+        });
+        lines.filter(|line| line.contains(text)).count()
+    }
+
+    /// Names in the container's bundle.
+    pub(crate) fn bundle(&self, id: &str) -> Vec<String> {
+        let folder = self
+            .folder
+            .path()
+            .join("state/tasks")
+            .join(NAMESPACE)
+            .join(id);
+        let entries = std::fs::read_dir(folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, work).await.unwrap() })
+    }
+
+    async fn cri(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel().await)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("orlop.sock")
+    }
+
+    async fn channel(&self) -> Channel {
+        let path = self.socket();
+        let connect = move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        };
+        Endpoint::from_static("http://localhost")
+            .connect_with_connector(tower::service_fn(connect))
+            .await
+            .unwrap()
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+            let ended = self.daemon.try_wait().unwrap();
+            assert!(ended.is_none(), "orlopd ended at once: {ended:?}");
+            assert!(Instant::now() < deadline, "orlopd does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn remove(&self, id: &str) {
+        self.block_on(async {
+            let channel = self.channel().await;
+            let mut client = tasks::tasks_client::TasksClient::new(channel.clone());
+            let kill = tasks::KillRequest {
+                container_id: id.to_owned(),
+                signal: SIGKILL,
+                all: true,
+                ..Default::default()
+            };
+            // One that has ended, or was removed by its test, is as it should be.
+            if client.kill(within(kill)).await.is_ok() {
+                let wait = tasks::WaitRequest {
+                    container_id: id.to_owned(),
+                    ..Default::default()
+                };
+                client.wait(within(wait)).await.ok();
+            }
+            let delete = tasks::DeleteTaskRequest {
+                container_id: id.to_owned(),
+            };
+            client.delete(within(delete)).await.ok();
+        });
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for id in &self.containers {
+            self.remove(id);
+        }
+        let pid = self.daemon.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &pid]).status();
+        let ended = asked.and_then(|_| self.daemon.wait());
+        if !std::thread::panicking() {
+            assert!(ended.unwrap().success(), "orlopd did not end in order");
+        }
+    }
+}
+
+/// What a client wants beside output.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    pub(crate) stdin: bool,
+    pub(crate) terminal: bool,
+}
+
+/// Waits for something to become true.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn within<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let namespace = NAMESPACE.parse().unwrap();
+    request
+        .metadata_mut()
+        .insert("containerd-namespace", namespace);
+    request
+}
+
+fn make_rootfs(rootfs: &Path) {
+    let bin = rootfs.join("bin");
+    for folder in ["bin", "proc", "dev", "tmp"] {
+        std::fs::create_dir_all(rootfs.join(folder)).unwrap();
+    }
+    std::fs::copy("/usr/bin/busybox", bin.join("busybox")).unwrap();
+    for name in [
+        "sh", "cat", "sleep", "echo", "stty", "head", "id", "wc", "nc", "pwd", "env", "trap",
+    ] {
+        std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
+    }
+}
+
+fn spec(rootfs: &Path, id: &str, args: &[&str], terminal: bool) -> Value {
+    // One of its own for every run.
+    let cgroup = format!("/orlop-streaming-{}-{}", std::process::id(), &id[60..]);
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": terminal, "user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/tmp",
+            "env": ["PATH=/bin", "MARK=here"], "noNewPrivileges": true,
+            "capabilities": {"bounding": ["CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"]},
+        },
+        "root": {"path": rootfs},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]},
+        ],
+        "linux": {"cgroupsPath": cgroup, "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}]},
+    })
+}
+
+fn spawn(folder: &Path, settings: &[String]) -> Child {
+    let setting = |key: &str, path: &str| format!("engine.{key}={}", folder.join(path).display());
+    Command::new(env!("CARGO_BIN_EXE_orlopd"))
+        .args(["--set", &setting("root", "root")])
+        .args(["--set", &setting("state", "state")])
+        .args(["--set", &setting("socket", "orlop.sock")])
+        .args(["--set", "engine.shutdown_grace=10s"])
+        .args(settings.iter().flat_map(|setting| ["--set", setting]))
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
