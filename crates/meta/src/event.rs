@@ -87,6 +87,8 @@ pub enum Event {
         exit_status: u32,
         exited_at: i64,
     },
+    /// A sandbox's record was removed.
+    SandboxDelete { id: SandboxId },
     /// A task was created, not yet started.
     TaskCreate {
         container: ContainerId,
@@ -190,6 +192,7 @@ impl Event {
             Self::SandboxCreate { .. } => "/sandboxes/create",
             Self::SandboxStart { .. } => "/sandboxes/start",
             Self::SandboxExit { .. } => "/sandboxes/exit",
+            Self::SandboxDelete { .. } => "/sandboxes/delete",
             Self::TaskCreate { .. } => "/tasks/create",
             Self::TaskStart { .. } => "/tasks/start",
             Self::TaskOom { .. } => "/tasks/oom",

@@ -135,6 +135,19 @@ impl<'a> Sandboxes<'a> {
     /// # Errors
     /// `NotFound`, `InvalidArgument` for another field or a changed runtime name, `Database`.
     pub fn update(&self, sandbox: &Sandbox, fields: &[String]) -> Result<Sandbox, Error> {
+        self.update_and_tell(sandbox, fields, None)
+    }
+
+    /// As [`Sandboxes::update`], and tells of it in the same transaction.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn update_and_tell(
+        &self,
+        sandbox: &Sandbox,
+        fields: &[String],
+        event: Option<&Event>,
+    ) -> Result<Sandbox, Error> {
         self.view.db().write("update a sandbox", |tx| {
             let (id, mut updated) = self.load(tx, &sandbox.id)?;
             let namespace = node::ensure_namespace(tx, self.view.namespace())?;
@@ -149,6 +162,9 @@ impl<'a> Sandboxes<'a> {
             updated.updated_at = from_nanos(tx.now);
             store(tx, (id, namespace), &updated)?;
             tx.note_deletion();
+            if let Some(event) = event {
+                tx.append(self.view.namespace(), event)?;
+            }
             Ok(updated)
         })
     }
@@ -163,7 +179,10 @@ impl<'a> Sandboxes<'a> {
             tx.prepare_cached("DELETE FROM sandboxes WHERE id = ?1")
                 .and_then(|mut delete| delete.execute([node]))
                 .map_err(Error::database("remove a sandbox"))?;
-            node::retire(tx, node)
+            node::retire(tx, node)?;
+            let id = id.clone();
+            tx.append(self.view.namespace(), &Event::SandboxDelete { id })?;
+            Ok(())
         })
     }
 

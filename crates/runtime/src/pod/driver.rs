@@ -6,12 +6,14 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use orlop_base::blocking;
-use orlop_meta::Sandbox;
+use orlop_meta::{Event, Sandbox};
+use orlop_types::ErrorKind;
 
 use super::error::PodError;
-use super::machine::{PodEffect, PodEvent, PodStep};
+use super::machine::{PodEffect, PodEvent, PodPhase, PodStep};
 use super::record::{EXTENSION, PodKey, PodRecord};
 use super::table::Cell;
 use super::{files, namespaces, network};
@@ -25,6 +27,8 @@ pub(super) struct Driver {
     record: PodRecord,
     /// Whether the record's row exists.
     stored: bool,
+    /// The phase that subscribers know of.
+    told: PodPhase,
     /// Why the creation failed that is being undone.
     cause: Option<PodError>,
     /// What else went wrong since the operation began, oldest first.
@@ -38,6 +42,7 @@ impl Driver {
             core,
             key,
             cell,
+            told: record.state.phase,
             record,
             stored: false,
             cause: None,
@@ -265,7 +270,11 @@ impl Driver {
     }
 
     fn keep_members(&mut self, attempt: &'static str, outcome: Result<(), crate::Error>) {
-        let failure = outcome.err().map(|source| PodError::Members {
+        // A container that went meanwhile is as good as stopped and removed.
+        let failure = outcome
+            .err()
+            .filter(|source| source.kind() != ErrorKind::NotFound);
+        let failure = failure.map(|source| PodError::Members {
             pod: self.key.pod.to_string(),
             attempt,
             source: Box::new(source),
@@ -282,17 +291,42 @@ impl Driver {
             self.record.config.handler.clone()
         };
         let row = record.row(&key, runtime)?;
+        let phase = record.state.phase;
+        let event = self.announcement(phase);
         let written = blocking::run("write a pod", move || {
             let view = core.db.namespace(&key.namespace);
             if stored {
-                let field = format!("extensions.{EXTENSION}");
-                return view.sandboxes().update(&row, &[field]).map(drop);
+                let fields = [format!("extensions.{EXTENSION}")];
+                let written = view.sandboxes();
+                return written
+                    .update_and_tell(&row, &fields, event.as_ref())
+                    .map(drop);
             }
             view.sandboxes().create(&row).map(drop)
         });
         self.written(written.await)?;
         self.stored = true;
+        self.told = phase;
         Ok(())
+    }
+
+    /// What subscribers are told with a record in `phase`, if that is new to them.
+    fn announcement(&self, phase: PodPhase) -> Option<Event> {
+        let id = self.key.pod.clone();
+        match phase {
+            _ if phase == self.told => None,
+            PodPhase::Ready => Some(Event::SandboxStart { id }),
+            PodPhase::NotReady => {
+                let since_epoch = self.core.now().duration_since(UNIX_EPOCH);
+                let nanos = since_epoch.unwrap_or_default().as_nanos();
+                Some(Event::SandboxExit {
+                    id,
+                    exit_status: 0,
+                    exited_at: i64::try_from(nanos).unwrap_or(i64::MAX),
+                })
+            }
+            PodPhase::Creating(_) | PodPhase::Stopping | PodPhase::Removing => None,
+        }
     }
 
     async fn forget(&mut self) {

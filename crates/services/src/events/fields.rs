@@ -110,7 +110,8 @@ fn record_field<'a>(event: &'a Event, name: &str) -> Option<Cow<'a, str>> {
         (
             Event::SandboxCreate { id }
             | Event::SandboxStart { id }
-            | Event::SandboxExit { id, .. },
+            | Event::SandboxExit { id, .. }
+            | Event::SandboxDelete { id },
             "sandbox_id",
         ) => text_field(id.as_str()),
         _ => None,
