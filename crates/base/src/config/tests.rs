@@ -98,7 +98,7 @@ fn a_section_that_is_no_table_is_refused() {
 #[test]
 fn unknown_keys_warn_with_the_nearest_known_one() {
     let mut sources = file(
-        "[gc]\nstartup_dely = \"1s\"\n[nri]\n[enginee]\n[runtime.handlers.runc]\nshimm = \"\"\n",
+        "[gc]\nstartup_dely = \"1s\"\n[plugins]\n[enginee]\n[runtime.handlers.runc]\nshimm = \"\"\n",
     );
     sources.environment = pairs(&[
         ("ORLOPD_GC_MUTATIONSMAX", "1"),
