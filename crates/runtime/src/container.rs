@@ -23,7 +23,8 @@ use crate::core::Core;
 use crate::record::LastTask;
 use crate::runtime::Runtime;
 use crate::spec::{
-    self, Accounts, ContainerOptions, ImageDefaults, Network, Place, ResolvedUser, SpecError,
+    self, Accounts, ContainerOptions, Device, ImageDefaults, Network, Place, ResolvedUser,
+    SpecError,
 };
 use crate::{host, network};
 
@@ -63,6 +64,8 @@ pub struct NewContainer {
     pub snapshotter: SnapshotterName,
     /// What the user asks for.
     pub options: ContainerOptions,
+    /// Devices of the host on top: `PATH`, `PATH:TARGET` or `PATH:TARGET:PERMISSIONS`.
+    pub devices: Vec<String>,
     /// The runtime's name; empty for the default.
     pub runtime: String,
     /// Labels of the record.
@@ -154,7 +157,7 @@ pub(crate) fn keep_last_task(
         },
     );
     view.containers()
-        .update(&container, &["extensions".to_owned()])
+        .update(&container, &[format!("extensions.{LAST_TASK_EXTENSION}")])
         .map(drop)
 }
 
@@ -337,6 +340,13 @@ fn make_on(
     }
     options.cgroup_parent = cgroup_parent(core, namespace);
     options.machine = host::machine(options.security.privileged);
+    for device in &new.devices {
+        let found = find_devices(device).map_err(|source| Error::Spec {
+            container: new.id.to_string(),
+            source,
+        })?;
+        options.devices.extend(found);
+    }
     if host::has_unified_cgroups() && !options.security.privileged {
         options.namespaces.cgroup = Place::Own;
     }
@@ -376,6 +386,15 @@ fn make_on(
         attempt: "written",
         source,
     })
+}
+
+/// The devices of one word of a command line. As in Docker, what is left out is the same path and all permissions.
+fn find_devices(word: &str) -> Result<Vec<Device>, SpecError> {
+    let mut parts = word.splitn(3, ':');
+    let path = parts.next().unwrap_or_default();
+    let target = parts.next().filter(|target| !target.is_empty());
+    let access = parts.next().unwrap_or_default();
+    host::devices(Path::new(path), Path::new(target.unwrap_or(path)), access)
 }
 
 /// A spec as containerd's clients encode it.

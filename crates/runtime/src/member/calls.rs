@@ -40,6 +40,8 @@ impl fmt::Display for CreateStep {
 pub(crate) struct Calls {
     names: Mutex<HashMap<MemberName, (ContainerId, CreateStep)>>,
     changes: Mutex<HashMap<ContainerId, Weak<Change>>>,
+    /// Held from the reading of a member's record to its writing: callers that stop a member take no turn.
+    records: Mutex<()>,
 }
 
 /// The one who may change a member holds its lock; others can read what for.
@@ -74,6 +76,11 @@ impl Calls {
         }
         names.insert(name.clone(), (id.clone(), CreateStep::HostPaths));
         Ok(Reservation { calls: self, name })
+    }
+
+    /// To be held from the reading of a member's record to its writing.
+    pub(super) fn record(&self) -> MutexGuard<'_, ()> {
+        lock(&self.records)
     }
 
     /// What to lock before a member is changed.

@@ -156,7 +156,11 @@ impl Runtime {
 
     /// Deletes a task that does not run; one that is not there is deleted. A task whose process has just ended is being
     /// deleted by its actor, and found gone.
-    async fn delete_task(&self, namespace: &Namespace, id: &ContainerId) -> Result<(), Error> {
+    pub(super) async fn delete_task(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+    ) -> Result<(), Error> {
         match self.delete(namespace, id).await {
             Ok(_) | Err(Error::NoTask { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -250,6 +254,7 @@ impl Runtime {
     ) -> Result<T, Error> {
         let (core, key) = (Arc::clone(&self.core), key(namespace, id));
         blocking::run("write member", move || {
+            let _alone = core.calls.record();
             let records = core.db.namespace(&key.namespace);
             let mut row = find(&records, &key.container)?;
             let before = Standing::read(&row)?;

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use super::paths::Found;
 use super::{
-    GroupPolicy, MemberConfig, MemberError, MemberProcesses, MemberSecurity, Profile, RunAs,
+    GroupPolicy, MemberConfig, MemberError, MemberMount, MemberProcesses, MemberSecurity, Profile,
+    RunAs,
 };
 use crate::pod::{Pod, ProcessNamespace};
 use crate::spec::{
@@ -48,6 +49,7 @@ pub(super) fn check(config: &MemberConfig, pod: &Pod) -> Result<(), MemberError>
         let fault = "it differs from the pod's";
         return Err(bad("user namespace", "", fault));
     }
+    check_not_ignored(config)?;
     if let Profile::Localhost(path) = &security.seccomp
         && !path.starts_with('/')
     {
@@ -57,6 +59,32 @@ pub(super) fn check(config: &MemberConfig, pod: &Pod) -> Result<(), MemberError>
         name: config.name.clone(),
         source,
     })
+}
+
+/// What this engine cannot give yet is refused: a container without its device or volume would seem to have it.
+fn check_not_ignored(config: &MemberConfig) -> Result<(), MemberError> {
+    if let Some(device) = config.cdi_devices.first() {
+        return Err(MemberError::Cdi {
+            device: device.clone(),
+            fault: "this engine does not read CDI specifications yet".to_owned(),
+        });
+    }
+    let bad = |value: &str, fault| MemberError::BadConfig {
+        name: config.name.clone(),
+        field: "mount",
+        value: value.to_owned(),
+        fault,
+    };
+    let fault = |mount: &MemberMount| match (&mount.image, &mount.id_maps) {
+        (Some(_), _) => Some("images cannot be mounted yet"),
+        (None, Some(_)) => Some("owners of its files cannot be mapped yet"),
+        (None, None) => None,
+    };
+    let mut faults = config
+        .mounts
+        .iter()
+        .filter_map(|mount| Some(bad(&mount.container_path, fault(mount)?)));
+    faults.next().map_or(Ok(()), Err)
 }
 
 /// Whether a relative path stays below the folder it is joined to.
@@ -259,4 +287,147 @@ pub(super) fn user(
     user.additional_gids.sort_unstable();
     user.additional_gids.dedup();
     Ok(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::SystemTime;
+
+    use orlop_types::SandboxId;
+
+    use super::*;
+    use crate::pod::{PodConfig, PodPhase, PodPlaces};
+
+    fn pod(change: impl FnOnce(&mut Pod)) -> Pod {
+        let mut pod = Pod {
+            id: SandboxId::new("p").unwrap(),
+            config: PodConfig::default(),
+            phase: PodPhase::Ready,
+            reason: None,
+            created_at: SystemTime::UNIX_EPOCH,
+            addresses: Vec::<IpAddr>::new(),
+            places: PodPlaces::default(),
+            cgroup_parent: "/pods/p".into(),
+            init: None,
+            network: None,
+            transitions: Vec::new(),
+        };
+        change(&mut pod);
+        pod
+    }
+
+    fn config() -> MemberConfig {
+        MemberConfig {
+            name: "web".into(),
+            ..MemberConfig::default()
+        }
+    }
+
+    #[test]
+    fn a_log_stays_below_its_pods_folder() {
+        for (path, is_sound) in [
+            ("", true),
+            ("web/0.log", true),
+            ("./0.log", true),
+            ("../0.log", false),
+            ("a/../../b", false),
+            ("/var/log/x", false),
+        ] {
+            assert_eq!(is_below(path), is_sound, "{path}");
+        }
+        let pod = pod(|pod| pod.config.log_folder = "/logs".into());
+        let asked = MemberConfig {
+            log_path: "web/0.log".into(),
+            ..config()
+        };
+        assert_eq!(log_path(&asked, &pod), Some("/logs/web/0.log".into()));
+        assert_eq!(log_path(&config(), &pod), None);
+    }
+
+    #[test]
+    fn what_cannot_be_given_yet_is_refused_rather_than_left_out() {
+        let device = MemberConfig {
+            cdi_devices: vec!["v.com/gpu=0".into()],
+            ..config()
+        };
+        let image = MemberConfig {
+            mounts: vec![MemberMount {
+                image: Some(super::super::MountedImage::default()),
+                ..MemberMount::default()
+            }],
+            ..config()
+        };
+        for (asked, code) in [(device, "ORL-E6612"), (image, "ORL-E6604")] {
+            let error = check(&asked, &pod(|_| {})).unwrap_err();
+            assert_eq!(error.code(), code, "{error}");
+        }
+        assert!(check(&config(), &pod(|_| {})).is_ok());
+    }
+
+    #[test]
+    fn namespaces_are_the_pods_where_it_has_them() {
+        let at = |path: &str| Place::At(path.into());
+        let shared = pod(|pod| {
+            pod.places.ipc = Some("/i".into());
+            pod.places.uts = Some("/u".into());
+            pod.places.processes = Some("/p".into());
+            pod.places.network = Some("/n".into());
+        });
+        let of =
+            |security: &MemberSecurity, pod: &Pod, target| namespaces(security, pod, target, true);
+        let made = of(&MemberSecurity::default(), &shared, None);
+        assert_eq!(
+            (made.ipc, made.uts, made.processes),
+            (at("/i"), at("/u"), at("/p"))
+        );
+        assert_eq!((made.cgroup, made.user), (Place::Own, Place::Host));
+        assert_eq!(network(&shared), Network::Pinned("/n".into()));
+        let own = MemberSecurity {
+            processes: MemberProcesses::Own,
+            privileged: true,
+            ..MemberSecurity::default()
+        };
+        let made = of(&own, &shared, None);
+        assert_eq!((made.processes, made.cgroup), (Place::Own, Place::Host));
+        let target = orlop_types::ContainerId::new("t").unwrap();
+        let debugger = MemberSecurity {
+            processes: MemberProcesses::Of(target),
+            ..MemberSecurity::default()
+        };
+        assert_eq!(
+            of(&debugger, &shared, Some(7)).processes,
+            at("/proc/7/ns/pid")
+        );
+        let hosts = pod(|pod| {
+            pod.config.namespaces.host_network = true;
+            pod.config.namespaces.host_ipc = true;
+            pod.config.namespaces.processes = ProcessNamespace::Host;
+        });
+        let made = of(&MemberSecurity::default(), &hosts, None);
+        assert_eq!(
+            (made.ipc, made.uts, made.processes),
+            (Place::Host, Place::Host, Place::Host)
+        );
+        assert_eq!(network(&hosts), Network::Host);
+        let shm = engine_files(&hosts, false);
+        assert_eq!(shm.len(), 1);
+        assert_eq!(shm[0].source, Path::new("/dev/shm"));
+    }
+
+    #[test]
+    fn an_oom_score_is_never_below_the_engines() {
+        let asked = |score| Limits {
+            oom_score_adjustment: score,
+            ..Limits::default()
+        };
+        for (score, own, expected) in [
+            (Some(-998), Some(-500), Some(-500)),
+            (Some(1000), Some(-500), Some(1000)),
+            (Some(3), None, Some(3)),
+            (None, Some(-500), None),
+        ] {
+            assert_eq!(limits(&asked(score), own).oom_score_adjustment, expected);
+        }
+    }
 }

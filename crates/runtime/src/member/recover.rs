@@ -4,13 +4,18 @@ use orlop_base::blocking;
 use orlop_types::{ContainerId, Namespace};
 
 use super::record::{Standing, is_member};
+use super::status::key;
 use crate::Error;
+use crate::core::Core;
+use crate::machine::Phase;
 use crate::runtime::Runtime;
 use crate::spec::Limits;
 
 /// What is left to do with a member.
 enum Rest {
     Remove,
+    /// A start that was cut off between the creation of the task and the start of its process: it begins anew.
+    DeleteTask,
     Enforce(Limits),
 }
 
@@ -20,6 +25,7 @@ impl Runtime {
         for (namespace, id, rest) in self.unfinished_members().await? {
             let done = match rest {
                 Rest::Remove => self.remove_member(&namespace, &id).await,
+                Rest::DeleteTask => self.delete_task(&namespace, &id).await,
                 Rest::Enforce(limits) => self.enforce_again(&namespace, &id, limits).await,
             };
             if let Err(error) = done {
@@ -54,6 +60,8 @@ impl Runtime {
                     };
                     let rest = if standing.removing {
                         Rest::Remove
+                    } else if is_created(&core, &namespace.name, &row.id) {
+                        Rest::DeleteTask
                     } else if standing.limits_pending {
                         Rest::Enforce(standing.limits)
                     } else {
@@ -73,4 +81,10 @@ impl Runtime {
                 source,
             })
     }
+}
+
+/// Whether its task waits for a start that nobody will ask for any more.
+fn is_created(core: &Core, namespace: &Namespace, id: &ContainerId) -> bool {
+    let handle = core.handle(&key(namespace, id));
+    handle.is_some_and(|handle| handle.view.borrow().phase == Phase::Created)
 }

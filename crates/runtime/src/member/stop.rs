@@ -19,6 +19,9 @@ use crate::runtime::Runtime;
 /// How long a process may take to go after SIGKILL. One that waits for a dead disk or network does not go.
 const KILL_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long the end of a process that could not be signalled may take to be known.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long a start under way may hold a stop up.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -41,7 +44,8 @@ impl Runtime {
         let first = self.note_request(namespace, id).await?;
         if self.is_frozen(namespace, id) {
             // A frozen process takes no signal but SIGKILL, and not even that with cgroups of version 1.
-            self.resume(namespace, id).await.or_else(ended_meanwhile)?;
+            let thawed = self.resume(namespace, id).await;
+            thawed.or_else(|error| if is_over(&error) { Ok(()) } else { Err(error) })?;
         }
         if !grace.is_zero() {
             if let Some(signal) = first {
@@ -58,13 +62,15 @@ impl Runtime {
         Err(self.still_running(namespace, id).into())
     }
 
-    /// A process whose start is under way cannot be told to end.
+    /// A process whose start is under way cannot be told to end, and would run after this call.
     async fn wait_for_start(&self, namespace: &Namespace, id: &ContainerId) {
         let Some(handle) = self.core.handle(&key(namespace, id)) else {
             return;
         };
         let mut view = handle.view;
-        let decided = view.wait_for(|view| view.phase != Phase::Starting);
+        let is_starting =
+            |phase| matches!(phase, Phase::Creating(_) | Phase::Created | Phase::Starting);
+        let decided = view.wait_for(|view| !is_starting(view.phase));
         // Whatever comes of it, the phase is looked at again.
         drop(tokio::time::timeout(START_LIMIT, decided).await);
     }
@@ -105,8 +111,13 @@ impl Runtime {
     ) -> Result<(), Error> {
         // In a shared process namespace nothing but the cgroup tells which processes are its own.
         let all = signal == KILL;
-        let sent = self.kill(namespace, id, None, signal, all).await;
-        sent.or_else(ended_meanwhile)
+        match self.kill(namespace, id, None, signal, all).await {
+            Ok(()) => Ok(()),
+            Err(error) if is_over(&error) => Ok(()),
+            // The OCI runtime has no code for a process that ended while it looked for it.
+            Err(_ended) if self.ends_within(namespace, id, SETTLE_LIMIT).await => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the process ended in time. Its task may be gone by then.
@@ -118,8 +129,12 @@ impl Runtime {
         let mut view = handle.view;
         let left = limit.saturating_sub(began.elapsed());
         let ended = view.wait_for(|view| view.exit.is_some());
-        // A view that is closed belongs to a task that is gone.
-        tokio::time::timeout(left, ended).await.is_ok()
+        match tokio::time::timeout(left, ended).await {
+            Ok(Ok(_ended)) => true,
+            // The task is gone, or the daemon is going; only the first says that the process ended.
+            Ok(Err(_closed)) => self.core.handle(&key(namespace, id)).is_none(),
+            Err(_elapsed) => false,
+        }
     }
 
     fn still_running(&self, namespace: &Namespace, id: &ContainerId) -> MemberError {
@@ -133,14 +148,13 @@ impl Runtime {
     }
 }
 
-/// A process that has ended cannot be signalled, and need not be.
-fn ended_meanwhile(error: Error) -> Result<(), Error> {
-    // A shim whose connection ended has its container ended, too, and that is waited for.
-    let is_over = matches!(
+/// Whether a failure says that the process has ended: then it need not be told to. A shim whose connection ended has its
+/// container ended, too, and that is waited for.
+fn is_over(error: &Error) -> bool {
+    matches!(
         error.kind(),
         ErrorKind::NotFound | ErrorKind::FailedPrecondition | ErrorKind::Unavailable
-    );
-    if is_over { Ok(()) } else { Err(error) }
+    )
 }
 
 /// The kernel's line of a process's state, and where in the kernel it waits.

@@ -89,6 +89,7 @@ impl Runtime {
     ) -> Result<(), Error> {
         let (core, key) = (Arc::clone(&self.core), key(namespace, id));
         blocking::run("write limits", move || {
+            let _alone = core.calls.record();
             let records = core.db.namespace(&key.namespace);
             let mut row = find(&records, &key.container)?;
             let mut standing = Standing::read(&row)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::{ContainerOptions, Network, SpecError};
+use super::{ContainerOptions, Network, Place, SpecError};
 
 /// A host path made visible in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,14 +153,21 @@ fn clean(path: &Path) -> PathBuf {
 }
 
 fn kernel_mount(default: &Default, options: &ContainerOptions) -> Result<Mount, SpecError> {
-    // A new sysfs belongs to a network namespace; without one of its own the container gets the host's, read-only.
-    let shared_sysfs = default.kind == "sysfs" && options.network == Network::Host;
+    // A new sysfs belongs to the owner of the network namespace: in a user namespace on the host's network the container
+    // gets the host's, apart from it, so that nothing mounted on it later is seen on the host.
+    let in_user_namespace = options.namespaces.user != Place::Host;
+    let shared_sysfs =
+        default.kind == "sysfs" && options.network == Network::Host && in_user_namespace;
     let (kind, source) = if shared_sysfs {
         ("none", "/sys")
     } else {
         (default.kind, default.kind)
     };
-    let extra: &[&str] = if shared_sysfs { &["rbind"] } else { &[] };
+    let extra: &[&str] = if shared_sysfs {
+        &["rbind", "rprivate"]
+    } else {
+        &[]
+    };
     let is_writable = options.security.privileged && WRITABLE_IF_PRIVILEGED.contains(&default.kind);
     let options: Vec<String> = extra
         .iter()

@@ -2,7 +2,7 @@
 
 use orlop_api::orlop::v1 as api;
 use orlop_image::images::{ImageDetails, Images, Scope};
-use orlop_runtime::spec::{ContainerOptions, ImageDefaults, Limits, Network, UserMount};
+use orlop_runtime::spec::{ContainerOptions, ImageDefaults, Limits, Network, Security, UserMount};
 use orlop_runtime::{NewContainer, Runtime};
 use orlop_types::{ContainerId, SnapshotKey, SnapshotterName};
 use tonic::Status;
@@ -58,11 +58,6 @@ fn new_container(
     snapshotter: SnapshotterName,
     details: &ImageDetails,
 ) -> Result<NewContainer, Status> {
-    if wanted.privileged || !wanted.devices.is_empty() {
-        let what =
-            "privileged containers and devices are not offered yet: add capabilities one by one";
-        return Err(status::invalid_text(what));
-    }
     let image_snapshot = details.chain_id.ok_or_else(|| {
         status::failed_precondition(format!("image {} has no layers", details.image.name))
     })?;
@@ -77,6 +72,7 @@ fn new_container(
         labels: labels(wanted.labels.clone())?,
         auto_remove: wanted.auto_remove,
         attach_network: wanted.network() == api::Network::Cni,
+        devices: wanted.devices.clone(),
         options: options(wanted)?,
     })
 }
@@ -114,6 +110,12 @@ fn options(wanted: api::CreateRequest) -> Result<ContainerOptions, Status> {
         hostname: given(wanted.hostname),
         read_only_root: wanted.read_only_root,
         annotations: wanted.annotations,
+        security: Security {
+            privileged: wanted.privileged,
+            // Nothing else of a privileged container is confined either.
+            no_new_privileges: !wanted.privileged,
+            ..Security::default()
+        },
         ..ContainerOptions::default()
     })
 }
