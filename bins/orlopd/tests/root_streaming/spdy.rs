@@ -40,7 +40,7 @@ impl Client {
             headers.push_str(&format!("X-Stream-Protocol-Version: {protocol}\r\n"));
         }
         let (socket, head) = request(url, "POST", &headers);
-        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        assert_switches(&head);
         let protocol = head.lines().find_map(|line| {
             line.to_ascii_lowercase()
                 .strip_prefix("x-stream-protocol-version: ")
@@ -185,6 +185,17 @@ pub(crate) fn request(url: &str, method: &str, headers: &str) -> (TcpStream, Str
         head.push(byte[0]);
     }
     (socket, String::from_utf8(head).unwrap())
+}
+
+/// Go's clients look at the first line of a kind only.
+pub(crate) fn assert_switches(head: &str) {
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let lines: Vec<String> = head.lines().map(str::to_ascii_lowercase).collect();
+    let connection: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("connection:"))
+        .collect();
+    assert_eq!(connection, ["connection: upgrade"], "{head}");
 }
 
 /// The streams of a remote command.

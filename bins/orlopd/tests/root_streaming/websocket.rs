@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::node::{Node, Streams, Wanted};
-use crate::spdy::{exit_code, request};
+use crate::spdy::{assert_switches, exit_code, request};
 
 const STDIN: Wanted = Wanted {
     stdin: true,
@@ -24,7 +24,7 @@ impl Client {
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocol}\r\n"
         );
         let (socket, head) = request(url, "GET", &headers);
-        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        assert_switches(&head);
         assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
         assert!(head.contains(protocol), "{head}");
         Self {

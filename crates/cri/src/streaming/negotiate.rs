@@ -123,6 +123,8 @@ impl Refusal {
     pub(super) fn response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::from(format!("{}\n", self.reason)));
         *response.status_mut() = self.status;
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
         for name in self.known {
             let name = HeaderValue::from_static(name);
             response.headers_mut().append(ACCEPTED_PROTOCOLS, name);

@@ -13,6 +13,9 @@ const BLOCK_BYTES_MAX: usize = 32 << 10;
 /// The most headers in a block.
 const HEADERS_MAX: u32 = 64;
 
+/// A stored block of no bytes.
+const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
+
 /// Names in lower case, and values.
 pub(crate) type Headers = Vec<(String, String)>;
 
@@ -126,6 +129,8 @@ impl HeaderWriter {
             out.extend_from_slice(&(!length).to_le_bytes());
             out.extend_from_slice(piece);
         }
+        // A flush, as zlib writes it. Without it Go's inflater looks for a next block, finds the frame's end and gives up.
+        out.extend_from_slice(&FLUSH);
     }
 }
 
@@ -194,6 +199,7 @@ mod tests {
         for headers in [&[][..], &[("a", "b"), ("c", long.as_str())], &[("d", "")]] {
             let mut out = Vec::new();
             writer.write(headers, &mut out);
+            assert!(out.ends_with(&FLUSH));
             let read = reader.read(&out).unwrap();
             let read: Vec<_> = read.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
             assert_eq!(read, headers);
