@@ -13,6 +13,10 @@ const INVALID_REQUEST: &str = "ORL-E7001";
 const PRECONDITION: &str = "ORL-E7002";
 /// A defect of the daemon.
 const DEFECT: &str = "ORL-E7003";
+/// A reader missed events.
+const EVENTS_LOST: &str = "ORL-E7009";
+/// An image that cannot be mounted as it is asked for; the runtime's own id for it.
+const IMAGE_VOLUME: &str = "ORL-E6613";
 /// A subject that is not there.
 const UNKNOWN_SUBJECT: &str = "ORL-E7004";
 
@@ -42,6 +46,12 @@ pub(crate) fn not_found(subject: impl AsRef<str>) -> Status {
     coded(Code::NotFound, UNKNOWN_SUBJECT, &message)
 }
 
+/// A reader was too slow for the events that are kept.
+pub(crate) fn events_lost(count: u64) -> Status {
+    let message = format!("{count} events are no longer kept: list anew");
+    coded(Code::DataLoss, EVENTS_LOST, &message)
+}
+
 /// A job that gave no result: it panicked, or the daemon goes away.
 pub(crate) fn of_blocking(error: &BlockingError) -> Status {
     let code = match error {
@@ -49,6 +59,12 @@ pub(crate) fn of_blocking(error: &BlockingError) -> Status {
         BlockingError::Cancelled { .. } => Code::Unavailable,
     };
     coded(code, DEFECT, &chain(error))
+}
+
+/// An image whose files cannot be mounted. The kubelet knows the first word (`ErrImageVolumeMountFailed` of cri-api).
+pub(crate) fn image_volume(kind: ErrorKind, message: impl AsRef<str>) -> Status {
+    let message = format!("ImageVolumeMountFailed: {}", message.as_ref());
+    coded(Code::from_i32(kind.number()), IMAGE_VOLUME, &message)
 }
 
 /// What the database says.

@@ -1,9 +1,11 @@
 //! Following the outbox: events as they are committed, for façades that stream them.
+//!
+//! Cancellation: a reader keeps nothing but its place. Ordering: as the changes were committed.
 
 use std::sync::Arc;
 
 use orlop_base::blocking;
-use orlop_meta::{Db, Envelope, WatchGuard};
+use orlop_meta::{Db, EventPage, WatchGuard};
 use tokio::sync::Notify;
 
 use crate::Error;
@@ -20,21 +22,10 @@ pub struct Follower {
     _watch: WatchGuard,
 }
 
-/// What a reader gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Followed {
-    /// At least one event, oldest first.
-    Events(Vec<Envelope>),
-    /// So many events are gone for good because the reader was slow: read the records anew, then go on.
-    Missed(u64),
-}
-
 impl Follower {
-    /// A reader of what is committed from now on.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn from_now(db: Db) -> Result<Self, Error> {
+    /// A reader of what comes after `sequence`; 0 begins with the oldest event kept.
+    #[must_use]
+    pub fn after(db: Db, sequence: i64) -> Self {
         let changed = Arc::new(Notify::new());
         let waker = Arc::clone(&changed);
         let watch = db.watch(move |committed| {
@@ -43,35 +34,53 @@ impl Follower {
                 waker.notify_one();
             }
         });
-        let reader = db.clone();
-        let after = blocking::run("read the newest event", move || reader.last_event()).await;
-        let after = after.map_err(Error::Daemon)?.map_err(unreadable)?;
-        Ok(Self {
+        Self {
             db,
-            after,
+            after: sequence,
             changed,
             _watch: watch,
-        })
+        }
     }
 
-    /// What comes next; waits until there is something.
+    /// A reader of what is committed from now on.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn next(&mut self) -> Result<Followed, Error> {
+    pub async fn from_now(db: Db) -> Result<Self, Error> {
+        let mut follower = Self::after(db, 0);
+        let db = follower.db.clone();
+        let newest = blocking::run("read the newest event", move || db.last_event()).await;
+        follower.after = newest.map_err(Error::Daemon)?.map_err(unreadable)?;
+        Ok(follower)
+    }
+
+    /// The number of the last event read, or missed.
+    #[must_use]
+    pub const fn position(&self) -> i64 {
+        self.after
+    }
+
+    /// The next events without waiting for any: an empty page is the end, for now.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn page(&mut self) -> Result<EventPage, Error> {
+        let (db, after) = (self.db.clone(), self.after);
+        let page = blocking::run("read events", move || db.events_since(after, PAGE_EVENTS));
+        let page = page.await.map_err(Error::Daemon)?.map_err(unreadable)?;
+        self.after = page.resume_after;
+        Ok(page)
+    }
+
+    /// The next events; waits until there is at least one.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn next(&mut self) -> Result<EventPage, Error> {
         loop {
-            let (db, after) = (self.db.clone(), self.after);
-            let page = blocking::run("read events", move || db.events_since(after, PAGE_EVENTS));
-            let page = page.await.map_err(Error::Daemon)?.map_err(unreadable)?;
-            if page.missed > 0 {
-                self.after = self
-                    .after
-                    .saturating_add(i64::try_from(page.missed).unwrap_or(i64::MAX));
-                return Ok(Followed::Missed(page.missed));
-            }
-            self.after = page.resume_after;
+            let page = self.page().await?;
             if !page.events.is_empty() {
-                return Ok(Followed::Events(page.events));
+                return Ok(page);
             }
             self.changed.notified().await;
         }

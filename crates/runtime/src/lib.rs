@@ -41,7 +41,7 @@ pub mod spec;
 pub use self::core::{RuntimeSettings, Settings};
 pub use container::{AUTO_REMOVE_LABEL, LOG_LABEL, NETWORK_LABEL, NewContainer};
 pub use error::Error;
-pub use follow::{Followed, Follower};
+pub use follow::Follower;
 pub use member::MemberError;
 pub use orlop_cni::Settings as NetworkSettings;
 pub use orlop_types::ErrorKind;

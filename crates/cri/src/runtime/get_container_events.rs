@@ -9,7 +9,7 @@ use futures_util::stream;
 use orlop_api::runtime::v1 as api;
 use orlop_api::runtime::v1::ContainerEventType as Type;
 use orlop_meta::{Envelope, Event};
-use orlop_runtime::{Followed, Follower};
+use orlop_runtime::Follower;
 use orlop_types::{ContainerId, SandboxId};
 use tonic::Status;
 
@@ -66,18 +66,13 @@ impl Watcher {
             if let Some(event) = self.pending.pop_front() {
                 return Ok(event);
             }
-            let followed = self.follower.next().await;
-            match followed.map_err(|error| status::of_runtime(&error))? {
-                Followed::Events(events) => {
-                    for event in events {
-                        self.take(event).await?;
-                    }
-                }
-                Followed::Missed(count) => {
-                    return Err(Status::data_loss(format!(
-                        "{count} events are no longer kept: list anew (ORL-E7009)"
-                    )));
-                }
+            let page = self.follower.next().await;
+            let page = page.map_err(|error| status::of_runtime(&error))?;
+            if page.missed > 0 {
+                return Err(status::events_lost(page.missed));
+            }
+            for event in page.events {
+                self.take(event).await?;
             }
         }
     }

@@ -5,26 +5,22 @@ pub(crate) mod payload;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
 
 use futures_util::stream::{self, Stream};
 use orlop_api::Any;
 use orlop_api::containerd::services::events::v1 as api;
 use orlop_api::containerd::services::events::v1::events_server::Events;
 use orlop_api::containerd::types;
-use orlop_meta::{Envelope, Event, EventPage, WatchGuard};
+use orlop_meta::{Envelope, Event, EventPage};
+use orlop_runtime::Follower;
 use orlop_types::Namespace;
 use orlop_types::filter::Filters;
-use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
 
 use crate::request;
 use crate::status;
 use crate::store::Store;
 use crate::translate::{parse, required, timestamp};
-
-/// How many events are read from the outbox at once.
-const PAGE_EVENTS: usize = 256;
 
 /// The longest payload that is taken from a client, in bytes: events are small, and the outbox keeps thousands.
 const PAYLOAD_BYTES_MAX: usize = 64 << 10;
@@ -85,8 +81,7 @@ impl Events for EventsService {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let filters =
             Filters::parse(&request.get_ref().filters).map_err(|e| status::invalid(&e))?;
-        let mut reader = Reader::from_now(self.store.clone()).await?;
-        reader.filters = filters;
+        let reader = Reader::from_now(&self.store, filters).await?;
         let events = stream::try_unfold(reader, |mut reader| async move {
             let event = reader.next().await?;
             Ok(Some((event, reader)))
@@ -95,35 +90,21 @@ impl Events for EventsService {
     }
 }
 
-/// Follows the outbox. Each reader holds a page at most; the outbox itself is the queue of a slow one.
+/// Follows the outbox for one subscriber.
 struct Reader {
-    store: Store,
+    follower: Follower,
     filters: Filters,
-    after: i64,
     page: VecDeque<types::Envelope>,
-    changed: Arc<Notify>,
-    _watch: WatchGuard,
 }
 
 impl Reader {
     /// A reader of what is appended from now on.
-    async fn from_now(store: Store) -> Result<Self, Status> {
-        let changed = Arc::new(Notify::new());
-        let waker = Arc::clone(&changed);
-        let watch = store.db().watch(move |committed| {
-            if committed.event.is_some() {
-                // One permit is kept when nobody waits, so no change is missed between reading and waiting.
-                waker.notify_one();
-            }
-        });
-        let after = store.run_globally(|db| db.last_event()).await?;
+    async fn from_now(store: &Store, filters: Filters) -> Result<Self, Status> {
+        let follower = Follower::from_now(store.db().clone()).await;
         Ok(Self {
-            store,
-            filters: Filters::default(),
-            after,
+            follower: follower.map_err(|error| status::of_runtime(&error))?,
+            filters,
             page: VecDeque::new(),
-            changed,
-            _watch: watch,
         })
     }
 
@@ -132,16 +113,8 @@ impl Reader {
             if let Some(event) = self.page.pop_front() {
                 return Ok(event);
             }
-            let after = self.after;
-            let page = self
-                .store
-                .run_globally(move |db| db.events_since(after, PAGE_EVENTS))
-                .await?;
-            let is_empty = page.events.is_empty();
-            self.take(page)?;
-            if is_empty {
-                self.changed.notified().await;
-            }
+            let page = self.follower.next().await;
+            self.take(page.map_err(|error| status::of_runtime(&error))?)?;
         }
     }
 
@@ -149,7 +122,6 @@ impl Reader {
         if page.missed > 0 {
             return Err(status::events_lost(page.missed));
         }
-        self.after = page.resume_after;
         let filters = &self.filters;
         self.page = page
             .events

@@ -1,19 +1,16 @@
 //! The outbox from any point on: with sequences, gaps, and the events that containerd does not have.
-//!
-//! Cancellation: a reader keeps nothing but its place. Ordering: as the changes were committed.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::stream::{self, Stream};
 use orlop_api::Any;
 use orlop_api::containerd::types;
 use orlop_api::orlop::v1 as api;
-use orlop_meta::{Envelope, EventPage, WatchGuard};
+use orlop_meta::{Envelope, EventPage};
+use orlop_runtime::Follower;
 use orlop_types::Namespace;
 use orlop_types::filter::Filters;
-use tokio::sync::Notify;
 use tonic::{Request, Status};
 
 use crate::events::{fields, payload};
@@ -21,9 +18,6 @@ use crate::request;
 use crate::status;
 use crate::store::Store;
 use crate::translate::timestamp;
-
-/// How many events are read from the outbox at once.
-const PAGE_EVENTS: usize = 256;
 
 /// The type of an event that has no message: the outbox's own JSON, as OCI documents travel.
 const JSON_EVENT: &str = "types.orlop.dev/event/v1";
@@ -63,38 +57,28 @@ pub(super) async fn stream(
 }
 
 struct Reader {
-    store: Store,
+    follower: Follower,
     wanted: Wanted,
-    after: i64,
     page: VecDeque<api::EventsResponse>,
-    changed: Arc<Notify>,
-    _watch: WatchGuard,
 }
 
 impl Reader {
     async fn start(store: Store, wanted: Wanted, sequence: Option<u64>) -> Result<Self, Status> {
-        let changed = Arc::new(Notify::new());
-        let waker = Arc::clone(&changed);
-        let watch = store.db().watch(move |committed| {
-            if committed.event.is_some() {
-                waker.notify_one();
+        let db = store.db().clone();
+        let follower = match sequence {
+            Some(sequence) => {
+                let sequence = i64::try_from(sequence);
+                Follower::after(db, sequence.map_err(|error| status::invalid(&error))?)
             }
-        });
-        let after = match sequence {
-            Some(sequence) => i64::try_from(sequence)
-                .map_err(|_| status::invalid_text(format!("no event has number {sequence}")))?,
-            None if wanted.follow && wanted.since.is_none() => {
-                store.run_globally(|db| db.last_event()).await?
-            }
-            None => 0,
+            None if wanted.follow && wanted.since.is_none() => Follower::from_now(db)
+                .await
+                .map_err(|error| status::of_runtime(&error))?,
+            None => Follower::after(db, 0),
         };
         Ok(Self {
-            store,
+            follower,
             wanted,
-            after,
             page: VecDeque::new(),
-            changed,
-            _watch: watch,
         })
     }
 
@@ -103,29 +87,27 @@ impl Reader {
             if let Some(message) = self.page.pop_front() {
                 return Ok(Some(message));
             }
-            let after = self.after;
-            let page = self
-                .store
-                .run_globally(move |db| db.events_since(after, PAGE_EVENTS))
-                .await?;
-            let is_at_end = page.events.is_empty();
-            self.take(page);
-            if is_at_end && self.page.is_empty() {
-                if !self.wanted.follow {
-                    return Ok(None);
-                }
-                self.changed.notified().await;
+            let before = self.follower.position();
+            let page = if self.wanted.follow {
+                self.follower.next().await
+            } else {
+                self.follower.page().await
+            };
+            let page = page.map_err(|error| status::of_runtime(&error))?;
+            if page.events.is_empty() {
+                return Ok(None);
             }
+            self.take(before, &page);
         }
     }
 
-    fn take(&mut self, page: EventPage) {
-        if page.missed > 0 && self.after > 0 {
+    /// Takes the page that followed event number `before`.
+    fn take(&mut self, before: i64, page: &EventPage) {
+        if page.missed > 0 && before > 0 {
             // A reader that begins with the oldest event misses none it asked for.
-            let after = unsigned(self.after);
+            let after = unsigned(before);
             self.page.push_back(gap(after, after + page.missed + 1));
         }
-        self.after = page.resume_after;
         let wanted = &self.wanted;
         let kept = page.events.iter().filter(|event| wanted.keeps(event));
         self.page.extend(kept.map(message));
