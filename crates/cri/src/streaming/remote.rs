@@ -42,6 +42,8 @@ pub(super) struct Remote {
     pub(super) stderr: Option<StreamWriter>,
     pub(super) resize: Option<Sizes>,
     error: StreamWriter,
+    /// Our halves of streams that only the client sends on: client-go stops sending when the other half ends.
+    _silent: Vec<StreamWriter>,
     has_status: bool,
 }
 
@@ -81,12 +83,18 @@ impl Remote {
             resize,
         } = streams;
         let error = error.ok_or(NoStreams::Gone)?;
+        let mut silent = Vec::new();
+        let mut listen = |opened: Opened| {
+            silent.push(opened.writer);
+            opened.reader
+        };
         let remote = Self {
-            stdin: stdin.map(|opened| opened.reader),
+            stdin: stdin.map(&mut listen),
             stdout: stdout.map(|opened| opened.writer),
             stderr: stderr.map(|opened| opened.writer),
-            resize: resize.map(|opened| Sizes::new(opened.reader)),
+            resize: resize.map(&mut listen).map(Sizes::new),
             error: error.writer,
+            _silent: silent,
             has_status: version.has_status,
         };
         if !version.is_opened_by_client {
