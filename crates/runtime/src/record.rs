@@ -51,6 +51,9 @@ pub(crate) struct Plan {
     /// Whether the task is to be deleted when its process ends, so that what has ended costs no process.
     #[serde(default)]
     pub(crate) delete_ended: bool,
+    /// The pod whose containers share its shim; empty for a shim of its own.
+    #[serde(default)]
+    pub(crate) group: String,
     /// A checkpoint to start from; empty for none.
     pub(crate) checkpoint: String,
 }

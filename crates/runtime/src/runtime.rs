@@ -153,6 +153,11 @@ impl Runtime {
             network_namespace: network::namespace_path(&key, &container),
             keep_end: is_member || Self::log_path(&container).is_some(),
             delete_ended: is_member,
+            group: if is_member {
+                container.sandbox.clone()
+            } else {
+                String::new()
+            },
             auto_remove: container.labels.value(AUTO_REMOVE_LABEL).is_some(),
             checkpoint: request.checkpoint,
         };

@@ -69,6 +69,8 @@ pub(crate) struct Actor {
     /// The OCI spec, needed only until the bundle is written.
     spec: Vec<u8>,
     shim: Option<Shim>,
+    /// Held while the shim of a pod is given this container.
+    joining: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
     notices: Vec<Notice>,
     /// What the shim said when it deleted the container.
     ended: Option<Ended>,
@@ -117,6 +119,7 @@ impl Actor {
             bundle,
             spec,
             shim: None,
+            joining: None,
             notices: Vec::new(),
             ended: None,
             failure: None,

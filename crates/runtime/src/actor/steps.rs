@@ -50,6 +50,10 @@ impl Actor {
                 Ok(None)
             }
             Step::Shim => {
+                if !self.record.plan.group.is_empty() {
+                    let gate = self.core.calls.gate(&self.record.plan.group);
+                    self.joining = Some(gate.read_owned().await);
+                }
                 let bootstrap = launch(self.launch()).await?;
                 let shim = connect(&bootstrap, &self.key.container, &self.core.tasks).await;
                 // Kept even if connecting failed: the undo has to find the shim.
@@ -64,6 +68,7 @@ impl Actor {
                     .create(&self.create_request())
                     .await
                     .map_err(|source| self.create_error(source))?;
+                self.joining = None;
                 self.watch_exit();
                 Ok(Some(pid))
             }
@@ -102,6 +107,7 @@ impl Actor {
 
     /// Best effort and idempotent; the first error is kept, the others are logged.
     pub(super) async fn undo(&mut self, step: Step) {
+        self.joining = None;
         let outcome = match step {
             Step::Bundle => self.undo_bundle().await,
             Step::Network => self.undo_network().await,
@@ -149,6 +155,13 @@ impl Actor {
         let Some(shim) = shim.filter(|shim| !shim.is_lost()) else {
             return Ok(());
         };
+        // Another container of the pod is on its way to this shim: it stays, and that one's end tells it to go.
+        let gate = self.core.calls.gate(&self.record.plan.group);
+        let grouped = !self.record.plan.group.is_empty();
+        let alone = gate.try_write();
+        if grouped && alone.is_err() {
+            return Ok(());
+        }
         shim.shutdown()
             .await
             .map_err(|source| self.shim_error("shut down", source))?;

@@ -40,6 +40,8 @@ impl fmt::Display for CreateStep {
 pub(crate) struct Calls {
     names: Mutex<HashMap<MemberName, (ContainerId, CreateStep)>>,
     changes: Mutex<HashMap<ContainerId, Weak<Change>>>,
+    /// Containers of one pod share a shim: see [`Calls::gate`].
+    gates: Mutex<HashMap<String, Weak<tokio::sync::RwLock<()>>>>,
     /// Held from the reading of a member's record to its writing: callers that stop a member take no turn.
     records: Mutex<()>,
 }
@@ -76,6 +78,19 @@ impl Calls {
         }
         names.insert(name.clone(), (id.clone(), CreateStep::HostPaths));
         Ok(Reservation { calls: self, name })
+    }
+
+    /// Keeps a pod's shim from being told to end by the last container it has while it is being given the next one: whoever
+    /// gives it one holds the gate for reading, whoever tells it to end for writing.
+    pub(crate) fn gate(&self, group: &str) -> Arc<tokio::sync::RwLock<()>> {
+        let mut gates = lock(&self.gates);
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        if let Some(gate) = gates.get(group).and_then(Weak::upgrade) {
+            return gate;
+        }
+        let gate = Arc::default();
+        gates.insert(group.to_owned(), Arc::downgrade(&gate));
+        gate
     }
 
     /// To be held from the reading of a member's record to its writing.
