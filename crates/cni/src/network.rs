@@ -122,8 +122,12 @@ impl<R: Runner> Network<R> {
     /// Attaches a container. On failure it has been detached again, best effort.
     ///
     /// # Errors
-    /// The first plugin that failed.
+    /// A plugin that is missing: then none was asked. Else the first plugin that failed.
     pub fn add(&self, attachment: &Attachment<'_>) -> Result<Outcome, Error> {
+        for plugin in &self.list.plugins {
+            // What a chain had begun could not be taken down in full without it either.
+            self.executable(plugin).map(drop)?;
+        }
         let mut entry = Entry::new(
             &self.list.name,
             attachment.interface,

@@ -1,0 +1,128 @@
+//! A daemon that is killed at many moments of a pod's life: the next one leaves nothing behind that is not on record, and
+//! nothing on record that is not there.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test drives programs, writes into its own folder, and may panic"
+)]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use orlop_runtime::pod::{PodPhase, ProcessNamespace};
+use support::{Life, Node, config, eventually, namespace};
+
+/// The folder of the node on which the test program is to be a daemon.
+const NODE: &str = "ORLOP_TEST_NODE";
+
+/// Moments at which the daemon is killed, over each life of a pod.
+const MOMENTS: u32 = 24;
+
+/// The life of a daemon that makes, stops and removes a pod, and says so. Run by the other test in a process of its own.
+#[ignore = "a part of the test beside it, which runs it in a process of its own"]
+#[tokio::test(flavor = "multi_thread")]
+async fn daemon() {
+    let folder = PathBuf::from(std::env::var_os(NODE).expect("the other test says where"));
+    let node = Node::of(&folder);
+    let life = node.begin();
+    life.runtime.recover().await.unwrap();
+    say("begin");
+    let mut asked = config("victim");
+    asked.namespaces.processes = ProcessNamespace::Pod;
+    let id = life.run(asked).await;
+    say("made");
+    life.runtime.stop_pod(&namespace(), &id).await.unwrap();
+    say("stopped");
+    life.remove(&id).await;
+    say("removed");
+    life.end().await;
+}
+
+fn say(word: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "\n>{word}").unwrap();
+    out.flush().unwrap();
+}
+
+fn start(node: &Node) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "daemon", "--ignored", "--nocapture"])
+        .env(NODE, node.folder())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap()
+}
+
+fn wait_for(lines: &mut impl Iterator<Item = std::io::Result<String>>, word: &str) {
+    let wanted = format!(">{word}");
+    let found = lines.any(|line| line.unwrap() == wanted);
+    assert!(found, "the daemon ended before {word}");
+}
+
+/// How long a life takes when nobody ends it, from its beginning.
+fn measure(node: &Node) -> Duration {
+    let mut child = start(node);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    wait_for(&mut lines, "begin");
+    let begun = Instant::now();
+    wait_for(&mut lines, "removed");
+    let took = begun.elapsed();
+    assert!(lines.all(|line| line.is_ok()));
+    assert!(child.wait().unwrap().success());
+    took
+}
+
+/// What the next daemon makes of it.
+async fn recover(node: &Node, life: &Life) {
+    life.runtime.recover().await.unwrap();
+    eventually("what was half-made or half-gone is settled", async || {
+        let pods = life.pods().await;
+        pods.iter()
+            .all(|pod| matches!(pod.phase, PodPhase::Ready | PodPhase::NotReady))
+    })
+    .await;
+    for pod in life.pods().await {
+        if pod.is_ready() {
+            let init = pod.init.unwrap().pid;
+            assert!(std::path::Path::new(&format!("/proc/{init}")).exists());
+            assert!(pod.places.network.as_ref().unwrap().exists());
+        }
+        life.remove(&pod.id).await;
+    }
+    eventually("nothing is left", async || node.traces().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_killed_at_any_moment_leaves_nothing_to_its_successor() {
+    let node = Node::new(20);
+    let whole = measure(&node);
+    assert!(node.traces().is_empty(), "{:?}", node.traces());
+    let mut phases = std::collections::BTreeSet::new();
+    for moment in 0..MOMENTS {
+        let mut child = start(&node);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        wait_for(&mut lines, "begin");
+        std::thread::sleep(whole * moment / MOMENTS);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let life = node.begin();
+        let found = life.pods().await;
+        phases.insert(
+            found
+                .first()
+                .map_or("none".to_owned(), |pod| pod.phase.to_string()),
+        );
+        recover(&node, &life).await;
+        life.end().await;
+    }
+    // The moments were not all the same one.
+    assert!(phases.len() >= 3, "{phases:?}");
+}
