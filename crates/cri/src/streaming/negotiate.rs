@@ -123,6 +123,8 @@ impl Refusal {
     pub(super) fn response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::from(format!("{}\n", self.reason)));
         *response.status_mut() = self.status;
+        // Said here and not left to the server's settings, which would put it into the answers that switch protocols too:
+        // Go's client takes a `Connection` with "close" in it away, and finds no upgrade.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
         for name in self.known {
