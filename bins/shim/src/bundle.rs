@@ -38,6 +38,18 @@ pub(crate) struct Spec {
 struct Linux {
     #[serde(default)]
     namespaces: Vec<Namespace>,
+    #[serde(default, rename = "uidMappings")]
+    uids: Vec<IdMapping>,
+    #[serde(default, rename = "gidMappings")]
+    gids: Vec<IdMapping>,
+}
+
+#[derive(Debug, Deserialize)]
+struct IdMapping {
+    #[serde(default, rename = "containerID")]
+    inside: u32,
+    #[serde(default, rename = "hostID")]
+    outside: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,6 +67,16 @@ impl Spec {
         let text = read_bounded(&path)?;
         serde_json::from_slice(&text)
             .map_err(|error| Fault::Invalid(format!("{} is not a spec: {error}", path.display())))
+    }
+
+    /// User and group of its superuser as the host calls them, if a user namespace makes others of them.
+    pub(crate) fn mapped_superuser(&self) -> Option<(u32, u32)> {
+        let of = |mappings: &[IdMapping]| {
+            let mut mappings = mappings.iter();
+            let zero = mappings.find(|mapping| mapping.inside == 0)?;
+            Some(zero.outside)
+        };
+        Some((of(&self.linux.uids)?, of(&self.linux.gids)?))
     }
 
     /// Whether the end of the container's own process ends all others: it does in a PID namespace of its own.
@@ -167,6 +189,20 @@ mod tests {
             let spec: Spec = serde_json::from_str(json).unwrap();
             assert_eq!(spec.has_own_pid_namespace(), expected, "{json}");
         }
+    }
+
+    #[test]
+    fn a_user_namespace_has_a_superuser_of_its_own() {
+        let read = |json: &str| {
+            serde_json::from_str::<Spec>(json)
+                .unwrap()
+                .mapped_superuser()
+        };
+        let mapped = r#"{"linux":{
+            "uidMappings":[{"containerID":1,"hostID":5,"size":9},{"containerID":0,"hostID":7,"size":1}],
+            "gidMappings":[{"containerID":0,"hostID":8,"size":9}]}}"#;
+        assert_eq!(read(mapped), Some((7, 8)));
+        assert_eq!(read(r#"{"linux":{}}"#), None);
     }
 
     fn record(boot_ns: u64) -> ExitRecord {

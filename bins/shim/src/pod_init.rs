@@ -13,7 +13,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use orlop_sys::process::{
-    Input, OomScore, Spawn, confine, enter_and_unshare, reap_next, take_inherited_fd,
+    Input, OomScore, Spawn, confine, enter_and_unshare, enter_as_superuser, reap_next,
+    take_inherited_fd,
 };
 use orlop_sys::signal::SignalFd;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -36,6 +37,8 @@ const READY: &[u8] = b"ready";
 /// What the starter is told.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Order {
+    /// The pinned user namespace whose superuser to become.
+    user: Option<PathBuf>,
     /// Pinned namespaces to join.
     join: Vec<PathBuf>,
     /// Files of cgroups that take a process's number.
@@ -52,6 +55,10 @@ pub(crate) fn start(args: impl Iterator<Item = String>) -> Result<Vec<u8>, Fault
     }
     for file in &order.cgroups {
         join_cgroup(file).map_err(|error| Fault::io("join", file.display().to_string(), error))?;
+    }
+    if let Some(user) = &order.user {
+        enter_as_superuser(user)
+            .map_err(|error| Fault::io("enter", "the user namespace", error))?;
     }
     enter_and_unshare(&order.join).map_err(|error| Fault::io("enter", "namespaces", error))?;
     let started = start_first().map_err(|error| Fault::io("start", "the first process", error))?;
@@ -115,6 +122,7 @@ impl Order {
             let missing = || Fault::Invalid(format!("the flag {flag} needs a value"));
             let value = args.next().ok_or_else(missing)?;
             match flag.as_str() {
+                "-user" => order.user = Some(value.into()),
                 "-join" => order.join.push(value.into()),
                 "-procs" => order.cgroups.push(value.into()),
                 "-oom-score" => {
@@ -139,7 +147,9 @@ mod tests {
 
     #[test]
     fn an_order_is_understood_and_nonsense_is_refused() {
-        let order = parse("-join /a -procs /c/cgroup.procs -oom-score -998 -join /b").unwrap();
+        let order =
+            parse("-user /u -join /a -procs /c/cgroup.procs -oom-score -998 -join /b").unwrap();
+        assert_eq!(order.user, Some(PathBuf::from("/u")));
         assert_eq!(order.join, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(order.cgroups, [PathBuf::from("/c/cgroup.procs")]);
         assert_eq!(order.oom_score, Some(OomScore(-998)));

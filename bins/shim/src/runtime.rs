@@ -57,6 +57,19 @@ impl Runtime {
         })
     }
 
+    /// Gives the streams to this user and group, unless the options name others: the superuser of a user namespace could
+    /// not open the host's by their names, as `/dev/stderr` is.
+    pub(crate) fn give_streams(self, owner: Option<(u32, u32)>) -> Self {
+        match owner {
+            Some((io_uid, io_gid)) if (self.io_uid, self.io_gid) == (0, 0) => Self {
+                io_uid,
+                io_gid,
+                ..self
+            },
+            Some(_) | None => self,
+        }
+    }
+
     /// As kept by [`Runtime::save`]; the defaults if nothing was.
     pub(crate) fn load(bundle: &Path, namespace: &str) -> Result<Self, Fault> {
         match bundle::read_bounded(&bundle.join(OPTIONS_FILE)) {

@@ -5,7 +5,8 @@
 //!     config.json     the OCI spec
 //!     log             what the shim has to say
 //!     resolv.conf     what a container with a network of its own resolves names with
-//!     rootfs/         where the root file system is mounted, by the shim
+//!     rootfs/         where the root file system is mounted, by the shim or by us
+//!     mounts/         what else is mounted by us, for a container with a user namespace
 //!     exit.json       how the process ended, written by orlop-shim before the cgroup goes
 //! ```
 //!
@@ -16,8 +17,9 @@ use std::path::{Path, PathBuf};
 
 use orlop_sys::fs::{Dir, FsError, Mode, Name, remove_tree_beneath};
 use orlop_sys::mount::{Unmount, unmount_all};
-use orlop_types::{ContainerId, Namespace};
+use orlop_types::{ContainerId, Mount, Namespace};
 
+use crate::mapping::Mapping;
 use crate::spec::{BindMount, Network};
 use crate::{Error, dns};
 
@@ -45,10 +47,29 @@ impl Bundle {
         self.parent.join(self.name.as_os_str())
     }
 
-    /// Makes the folder and writes the spec, with a `resolv.conf` for a task with a network of its own; what an earlier try left is replaced.
+    /// Makes the folder and writes the spec, with a `resolv.conf` for a task with a network of its own; what an earlier try
+    /// left is replaced.
     pub(crate) fn create(&self, spec: &[u8], networked: bool) -> Result<(), Error> {
-        self.write(spec, networked)
+        self.make(networked)
+            .and_then(|folder| write_spec(&folder, spec))
             .map_err(|source| self.error("create", source))
+    }
+
+    /// As [`Self::create`], with the root file system and other mounts in place, for a container with a user namespace.
+    pub(crate) fn create_mapped(
+        &self,
+        spec: &[u8],
+        rootfs: &[Mount],
+        mapping: &Mapping,
+    ) -> Result<(), Error> {
+        let bundle = |source| self.error("create", source);
+        let folder = self.make(false).map_err(bundle)?;
+        let prepared = mapping.prepare(&self.path(), spec, rootfs);
+        let spec = prepared.map_err(|source| Error::Mapping {
+            container: self.name.as_os_str().to_string_lossy().into_owned(),
+            source,
+        })?;
+        write_spec(&folder, &spec).map_err(bundle)
     }
 
     /// The host's files that a container made by this engine shares, and where it sees them.
@@ -75,7 +96,7 @@ impl Bundle {
         }
     }
 
-    fn write(&self, spec: &[u8], networked: bool) -> Result<(), FsError> {
+    fn make(&self, networked: bool) -> Result<Dir, FsError> {
         let parent = Dir::create_all(&self.parent, Mode::from_raw_mode(0o711))?;
         let folder = parent.ensure_dir(&self.name, Mode::from_raw_mode(0o711))?;
         folder.ensure_dir(&Name::from_static("rootfs"), Mode::from_raw_mode(0o711))?;
@@ -89,24 +110,20 @@ impl Bundle {
                 Mode::from_raw_mode(0o644),
             )?;
         }
-        folder.write_volatile(
-            &Name::from_static("config.json"),
-            spec,
-            Mode::from_raw_mode(0o600),
-        )
+        Ok(folder)
     }
 
     /// Takes down what is still mounted in it and removes it. Does nothing if it is not there.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         if let Err(error) = unmount_all(
-            &self.path().join("rootfs"),
+            &self.path(),
             Unmount {
                 detach: true,
                 recursive: true,
             },
         ) {
             // The removal below refuses to cross whatever is still mounted, and says what it is.
-            tracing::warn!(bundle = %self.path().display(), %error, "cannot unmount the root file system");
+            tracing::warn!(bundle = %self.path().display(), %error, "cannot unmount what is in a bundle");
         }
         let parent = match Dir::open(&self.parent) {
             Ok(parent) => parent,
@@ -138,6 +155,11 @@ impl Bundle {
             source,
         }
     }
+}
+
+fn write_spec(folder: &Dir, spec: &[u8]) -> Result<(), FsError> {
+    let name = Name::from_static("config.json");
+    folder.write_volatile(&name, spec, Mode::from_raw_mode(0o600))
 }
 
 /// What the host resolves names with, made fit for another network namespace; empty if the host has nothing.

@@ -110,6 +110,15 @@ pub enum Error {
         #[source]
         source: orlop_sys::fs::FsError,
     },
+    /// A mount of a container with a user namespace could not be prepared.
+    #[error("the mounts of container {container:?} cannot be prepared for its user namespace")]
+    Mapping {
+        /// The container.
+        container: String,
+        /// Which mount, and why.
+        #[source]
+        source: crate::mapping::MappingError,
+    },
     /// The network could not be attached or detached.
     #[error("cannot {attempt} the network of container {container:?}")]
     Network {
@@ -284,6 +293,7 @@ impl Error {
             Self::ShimStart { .. } => "ORL-E6008",
             Self::Shim { source, .. } => source.code(),
             Self::Rootfs { .. } => "ORL-E6017",
+            Self::Mapping { .. } => "ORL-E6019",
             Self::Deadline { .. } => "ORL-E6009",
             Self::Pod(error) => error.code(),
             Self::Record { .. } => "ORL-E6010",
@@ -326,7 +336,7 @@ impl Error {
             Self::Network { source, .. } if source.is_transient() => ErrorKind::Unavailable,
             Self::Network { .. } => ErrorKind::Internal,
             Self::Shim { source, .. } => shim_kind(source),
-            Self::Rootfs { .. } => ErrorKind::FailedPrecondition,
+            Self::Rootfs { .. } | Self::Mapping { .. } => ErrorKind::FailedPrecondition,
             Self::Deadline { .. } | Self::ExecTimeout { .. } => ErrorKind::DeadlineExceeded,
             Self::Pod(error) => error.kind(),
             Self::Record { source, .. } => source.kind(),

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use orlop_sys::mount::{Detached, escape_layer};
+use orlop_sys::namespace::user::{Making, UserNamespace};
 use orlop_sys::process::{Spawn, run};
-
-use orlop_types::chain;
+use orlop_types::{IdMaps, IdRange, Mount, chain};
 
 /// How long a runtime may take to tell its version.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -85,8 +86,6 @@ fn version_of(path: &Path) -> Result<String, String> {
 pub struct Features {
     /// Mounts that are read-only with everything below them (`rro`).
     pub recursive_read_only: bool,
-    /// Mounts with id maps of their own.
-    pub idmapped_mounts: bool,
 }
 
 /// Asks a runtime what it can do. Blocks.
@@ -103,14 +102,44 @@ pub fn features(path: &Path) -> Features {
     }
 }
 
+/// Whether pods can have user namespaces here: makes one with `shim`, and has it map an overlay of two `folders` on one file
+/// system, as the root file system of a container would be. Leaves nothing. Blocks.
+///
+/// # Errors
+/// What the kernel, the file system or this machine's settings refuse, as text.
+pub fn user_namespaces(shim: &Path, folders: [&Path; 2]) -> Result<(), String> {
+    const RANGE: IdRange = IdRange {
+        inside: 0,
+        outside: 65_536,
+        count: 65_536,
+    };
+    let maps = IdMaps {
+        uids: vec![RANGE],
+        gids: vec![RANGE],
+    };
+    let making = Making {
+        program: shim,
+        maps: &maps,
+        limit: ANSWER_LIMIT,
+    };
+    let namespace = UserNamespace::make(&making).map_err(|error| chain(&error))?;
+    let layers = folders.map(|folder| escape_layer(&folder.to_string_lossy()));
+    let overlay = Mount {
+        fs_type: "overlay".to_owned(),
+        source: "overlay".to_owned(),
+        target: String::new(),
+        options: vec![format!("lowerdir={}", layers.join(":")), "ro".to_owned()],
+    };
+    let mapped = Detached::mapped(&overlay, &namespace);
+    mapped.map(drop).map_err(|error| chain(&error))
+}
+
 fn parse_features(json: &[u8]) -> Features {
     let value: serde_json::Value = serde_json::from_slice(json).unwrap_or_default();
     let mount_options = value["mountOptions"].as_array();
-    let idmap = &value["linux"]["mountExtensions"]["idmap"]["enabled"];
     Features {
         recursive_read_only: mount_options
             .is_some_and(|options| options.iter().any(|option| option == "rro")),
-        idmapped_mounts: idmap.as_bool() == Some(true),
     }
 }
 
@@ -129,11 +158,8 @@ mod tests {
 
     #[test]
     fn a_runtimes_own_words_decide_what_it_can_do() {
-        let runc_1_1 = parse_features(br#"{"mountOptions":["ro","rro"],"linux":{}}"#);
-        assert!(runc_1_1.recursive_read_only && !runc_1_1.idmapped_mounts);
-        let runc_1_2 =
-            br#"{"mountOptions":[],"linux":{"mountExtensions":{"idmap":{"enabled":true}}}}"#;
-        assert!(parse_features(runc_1_2).idmapped_mounts);
+        let can = parse_features(br#"{"mountOptions":["ro","rro"],"linux":{}}"#);
+        assert!(can.recursive_read_only);
         assert_eq!(parse_features(b"unknown command"), Features::default());
     }
 }

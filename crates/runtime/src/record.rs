@@ -9,6 +9,7 @@ use orlop_types::Mount;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Exit, Phase, Task, Transition};
+use crate::mapping::Mapping;
 use crate::shim::Bootstrap;
 
 /// The version written.
@@ -37,6 +38,9 @@ pub(crate) struct Plan {
     pub(crate) options: Option<StoredAny>,
     /// The mounts that make the root file system.
     pub(crate) rootfs: Vec<Mount>,
+    /// The user namespace through which its files are seen: then they are mounted before the shim is asked.
+    #[serde(default)]
+    pub(crate) mapping: Option<Mapping>,
     /// The process's standard streams.
     pub(crate) streams: Streams,
     /// Where its network namespace is to be pinned, if it gets one.

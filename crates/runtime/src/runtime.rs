@@ -17,6 +17,7 @@ use crate::actor::{ACTOR, Actor, Handle, Message, TaskKey, View};
 use crate::container::AUTO_REMOVE_LABEL;
 use crate::core::{Core, Settings};
 use crate::machine::{Effect, Event, Task};
+use crate::mapping::Mapping;
 use crate::process::{ProcessState, init_state};
 use crate::record::{Plan, Streams, TaskRecord, VERSION};
 use crate::shim::Shim;
@@ -149,6 +150,9 @@ impl Runtime {
                 .or(configured)
                 .map(Into::into),
             rootfs,
+            mapping: Some(&container)
+                .filter(|_| is_member)
+                .and_then(|container| Mapping::of_spec(&container.spec.value)),
             streams,
             network_namespace: network::namespace_path(&key, &container),
             keep_end: is_member || Self::log_path(&container).is_some(),

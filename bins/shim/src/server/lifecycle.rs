@@ -66,9 +66,11 @@ impl Server {
             ));
         }
         let bundle = PathBuf::from(&request.bundle);
-        let runtime = Runtime::from_options(request.options.as_ref(), &self.namespace)?;
+        let spec = Spec::read(&bundle)?;
+        let runtime = Runtime::from_options(request.options.as_ref(), &self.namespace)?
+            .give_streams(spec.mapped_superuser());
         runtime.save(&bundle)?;
-        let own_pid_namespace = Spec::read(&bundle)?.has_own_pid_namespace();
+        let own_pid_namespace = spec.has_own_pid_namespace();
         let terms = Terms {
             terminal: request.terminal,
             stdin: request.stdin,

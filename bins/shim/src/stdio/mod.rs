@@ -220,6 +220,7 @@ pub(crate) fn open(
         }
     } else if !terms.stdin.is_empty() {
         let (reader, holder) = open_stdin(Path::new(&terms.stdin))?;
+        give(&reader, owner)?;
         opened.child[0] = Some(reader);
         opened.kept.stdin_holder = Some(holder);
     }
@@ -281,6 +282,7 @@ impl Opened {
             Target::Null => return Ok(()),
             Target::Path(path) => {
                 let (writer, reader) = open_output(path)?;
+                give(&writer, owner)?;
                 self.kept.readers.extend(reader);
                 writer
             }
@@ -455,14 +457,23 @@ fn input_pipe(owner: Owner) -> Result<(OwnedFd, OwnedFd), Fault> {
 
 fn hand_over(ours: &OwnedFd, theirs: &OwnedFd, owner: Owner) -> Result<(), Fault> {
     rustix::io::ioctl_fionbio(ours, true).map_err(pipe_fault)?;
+    give(theirs, owner)
+}
+
+/// Lets the container open a pipe or FIFO anew by what `/proc` calls it. Whatever else a client names stays its own.
+fn give(end: &OwnedFd, owner: Owner) -> Result<(), Fault> {
     if (owner.uid, owner.gid) == (0, 0) {
+        return Ok(());
+    }
+    let stat = rustix::fs::fstat(end).map_err(pipe_fault)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Fifo {
         return Ok(());
     }
     let (uid, gid) = (
         rustix::fs::Uid::from_raw(owner.uid),
         rustix::fs::Gid::from_raw(owner.gid),
     );
-    rustix::fs::fchown(theirs, Some(uid), Some(gid)).map_err(pipe_fault)
+    rustix::fs::fchown(end, Some(uid), Some(gid)).map_err(pipe_fault)
 }
 
 fn pipe_fault(error: rustix::io::Errno) -> Fault {

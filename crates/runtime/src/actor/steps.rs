@@ -29,7 +29,15 @@ impl Actor {
             Step::Bundle => {
                 let (bundle, spec) = (self.bundle.clone(), std::mem::take(&mut self.spec));
                 let networked = self.record.task.networked;
-                blocking::run("create bundle", move || bundle.create(&spec, networked))
+                let (rootfs, mapping) = (
+                    self.record.plan.rootfs.clone(),
+                    self.record.plan.mapping.clone(),
+                );
+                let create = move || match mapping {
+                    Some(mapping) => bundle.create_mapped(&spec, &rootfs, &mapping),
+                    None => bundle.create(&spec, networked),
+                };
+                blocking::run("create bundle", create)
                     .await
                     .map_err(Error::Daemon)??;
                 Ok(None)
@@ -247,10 +255,12 @@ impl Actor {
 
     fn create_request(&self) -> CreateTaskRequest {
         let plan = &self.record.plan;
+        // What is mounted already is not for the shim to mount.
+        let rootfs = plan.rootfs.iter().filter(|_| plan.mapping.is_none());
         CreateTaskRequest {
             id: self.key.container.to_string(),
             bundle: self.bundle.path().to_string_lossy().into_owned(),
-            rootfs: plan.rootfs.iter().map(wire_mount).collect(),
+            rootfs: rootfs.map(wire_mount).collect(),
             terminal: plan.streams.terminal,
             stdin: plan.streams.stdin.clone(),
             stdout: plan.streams.stdout.clone(),

@@ -5,8 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::paths::Found;
 use super::{
-    GroupPolicy, MemberConfig, MemberError, MemberMount, MemberProcesses, MemberSecurity, Profile,
-    RunAs,
+    GroupPolicy, MemberConfig, MemberError, MemberProcesses, MemberSecurity, Profile, RunAs,
 };
 use crate::pod::{Pod, ProcessNamespace};
 use crate::spec::{
@@ -49,6 +48,11 @@ pub(super) fn check(config: &MemberConfig, pod: &Pod) -> Result<(), MemberError>
         let fault = "it differs from the pod's";
         return Err(bad("user namespace", "", fault));
     }
+    let mut mapped = config.mounts.iter().filter(|mount| mount.id_maps.is_some());
+    if let Some(mount) = mapped.find(|mount| mount.id_maps != pod.config.namespaces.user) {
+        let fault = "its id maps are not those of the pod's user namespace";
+        return Err(bad("mount", &mount.container_path, fault));
+    }
     check_not_ignored(config)?;
     if let Profile::Localhost(path) = &security.seccomp
         && !path.starts_with('/')
@@ -61,7 +65,7 @@ pub(super) fn check(config: &MemberConfig, pod: &Pod) -> Result<(), MemberError>
     })
 }
 
-/// What this engine cannot give yet is refused: a container without its device or volume would seem to have it.
+/// What this engine cannot give yet is refused: a container without its device would seem to have it.
 fn check_not_ignored(config: &MemberConfig) -> Result<(), MemberError> {
     if let Some(device) = config.cdi_devices.first() {
         return Err(MemberError::Cdi {
@@ -69,22 +73,7 @@ fn check_not_ignored(config: &MemberConfig) -> Result<(), MemberError> {
             fault: "this engine does not read CDI specifications yet".to_owned(),
         });
     }
-    let bad = |value: &str, fault| MemberError::BadConfig {
-        name: config.name.clone(),
-        field: "mount",
-        value: value.to_owned(),
-        fault,
-    };
-    let fault = |mount: &MemberMount| match (&mount.image, &mount.id_maps) {
-        (Some(_), _) => Some("images cannot be mounted yet"),
-        (None, Some(_)) => Some("owners of its files cannot be mapped yet"),
-        (None, None) => None,
-    };
-    let mut faults = config
-        .mounts
-        .iter()
-        .filter_map(|mount| Some(bad(&mount.container_path, fault(mount)?)));
-    faults.next().map_or(Ok(()), Err)
+    Ok(())
 }
 
 /// Whether a relative path stays below the folder it is joined to.
@@ -124,6 +113,7 @@ pub(super) fn build(
         network: network(pod),
         read_only_root,
         namespaces: namespaces(security, pod, target_pid, found.has_unified_cgroups),
+        id_maps: pod.config.namespaces.user.clone(),
         security: Security {
             privileged: security.privileged,
             no_new_privileges: security.no_new_privileges,
@@ -351,17 +341,8 @@ mod tests {
             cdi_devices: vec!["v.com/gpu=0".into()],
             ..config()
         };
-        let image = MemberConfig {
-            mounts: vec![MemberMount {
-                image: Some(super::super::MountedImage::default()),
-                ..MemberMount::default()
-            }],
-            ..config()
-        };
-        for (asked, code) in [(device, "ORL-E6612"), (image, "ORL-E6604")] {
-            let error = check(&asked, &pod(|_| {})).unwrap_err();
-            assert_eq!(error.code(), code, "{error}");
-        }
+        let error = check(&device, &pod(|_| {})).unwrap_err();
+        assert_eq!(error.code(), "ORL-E6612", "{error}");
         assert!(check(&config(), &pod(|_| {})).is_ok());
     }
 

@@ -110,6 +110,7 @@ fn mount(config: &MemberConfig, asked: &MemberMount) -> Result<UserMount, Member
         target: asked.container_path.clone(),
         read_only: asked.read_only,
         options,
+        id_maps: asked.id_maps.clone(),
     })
 }
 

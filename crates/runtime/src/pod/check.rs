@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use super::config::PodConfig;
+use super::config::{PodConfig, ProcessNamespace};
 use super::error::PodError;
 
 /// The most bytes of all labels and annotations together: twice what Kubernetes takes.
@@ -41,10 +41,31 @@ pub(super) fn check(config: &PodConfig) -> Result<(), PodError> {
         let fault = format!("there are more than {ENTRIES_MAX}");
         return Err(refused("sysctls or ports", fault));
     }
-    if config.namespaces.user.is_some() {
-        return Err(refused("user namespace", "this version makes none"));
+    check_users(config)
+}
+
+/// What belongs to the host is out of reach of a user namespace's superuser, and so of the OCI runtime inside.
+fn check_users(config: &PodConfig) -> Result<(), PodError> {
+    let Some(maps) = &config.namespaces.user else {
+        return Ok(());
+    };
+    let field = "user namespace";
+    maps.check()
+        .map_err(|fault| refused(field, fault.to_string()))?;
+    let namespaces = &config.namespaces;
+    let shared = [
+        (namespaces.host_network, "the host's network"),
+        (namespaces.host_ipc, "the host's IPC"),
+        (
+            namespaces.processes == ProcessNamespace::Host,
+            "the host's processes",
+        ),
+        (config.privileged, "the host's privileges"),
+    ];
+    match shared.iter().find(|(is_shared, _)| *is_shared) {
+        Some((_, what)) => Err(refused(field, format!("a pod with one cannot have {what}"))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Names go into environment variables of plugins, where `;` and `=` separate.
@@ -149,7 +170,7 @@ fn refused(field: &'static str, fault: impl Into<String>) -> PodError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::DnsConfig;
+    use super::super::config::{DnsConfig, IdMaps, IdRange};
     use super::*;
 
     fn sound() -> PodConfig {
@@ -173,6 +194,42 @@ mod tests {
             ..sound()
         };
         check(&slice).unwrap();
+    }
+
+    #[test]
+    fn a_user_namespace_goes_with_nothing_of_the_hosts() {
+        let range = IdRange {
+            inside: 0,
+            outside: 1000,
+            count: 10,
+        };
+        let mapped = || {
+            let mut config = sound();
+            config.namespaces.user = Some(IdMaps {
+                uids: vec![range],
+                gids: vec![range],
+            });
+            config
+        };
+        check(&mapped()).unwrap();
+        type Spoil = fn(&mut PodConfig);
+        let table: &[(&str, Spoil)] = &[
+            ("network", |config| config.namespaces.host_network = true),
+            ("IPC", |config| config.namespaces.host_ipc = true),
+            ("processes", |config| {
+                config.namespaces.processes = ProcessNamespace::Host;
+            }),
+            ("privileges", |config| config.privileged = true),
+            ("id 0", |config| {
+                config.namespaces.user = Some(IdMaps::default())
+            }),
+        ];
+        for (word, spoil) in table {
+            let mut config = mapped();
+            spoil(&mut config);
+            let error = check(&config).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

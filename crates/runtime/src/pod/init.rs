@@ -42,12 +42,21 @@ pub(super) fn cgroup(pod: &Path, key: &PodKey) -> PathBuf {
     pod.join(key.pod.as_str())
 }
 
-/// Starts the process and pins its namespace at `target`. It joins `namespaces` and writes itself into the `cgroups`'
-/// files. Blocks.
+/// What the process is put into before it starts.
+pub(super) struct Surroundings<'a> {
+    /// The user namespace, whose superuser it becomes.
+    pub(super) user: Option<&'a Path>,
+    /// The other namespaces.
+    pub(super) namespaces: &'a [PathBuf],
+    /// Files of cgroups that take a process's number.
+    pub(super) cgroups: &'a [PathBuf],
+}
+
+/// Starts the process and pins its namespace at `target`. Blocks.
 pub(super) fn start(
     program: &Path,
     key: &PodKey,
-    (namespaces, cgroups): (&[PathBuf], &[PathBuf]),
+    surroundings: &Surroundings<'_>,
     target: &Path,
     limit: Duration,
 ) -> Result<PodInit, PodError> {
@@ -64,8 +73,14 @@ pub(super) fn start(
     let spawn = Spawn::new(EXECUTABLE)
         .env_clear()
         .args(["pod-init", "-oom-score", OOM_SCORE])
-        .args(listed("-join", namespaces))
-        .args(listed("-procs", cgroups))
+        .args(
+            surroundings
+                .user
+                .iter()
+                .flat_map(|user| ["-user".as_ref(), user.as_os_str()]),
+        )
+        .args(listed("-join", surroundings.namespaces))
+        .args(listed("-procs", surroundings.cgroups))
         .own_group()
         .extra_fd(program.as_fd());
     let finished = run(spawn, limit, ANSWER_BYTES_MAX).map_err(|error| match error {

@@ -1,4 +1,4 @@
-//! A pod's namespaces, pinned; the file system behind `/dev/shm`; the first process, where there has to be one.
+//! A pod's namespaces, pinned, all of them its user namespace's if it has one; the file system behind `/dev/shm`; the first process, where there has to be one.
 //!
 //! Crash: all can be repeated, undoing as well. Ordering: the first process joins the other namespaces, so it comes last
 //! and goes first.
@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use orlop_sys::fs::{Dir, Mode};
 use orlop_sys::mount::{MountTable, Unmount, mount_all, unmount_all};
+use orlop_sys::namespace::user::{Making, create_owned};
 use orlop_sys::namespace::{self, Kind, NamespaceError, Pin, Setup};
 use orlop_types::Mount;
 
-use super::config::{PodConfig, ProcessNamespace};
+use super::config::{IdMaps, PodConfig, ProcessNamespace};
 use super::error::PodError;
 use super::init;
 use super::record::{PodKey, PodRecord};
@@ -40,7 +41,7 @@ pub(super) fn places(settings: &PodSettings, key: &PodKey, config: &PodConfig) -
         ipc: at("ipc").filter(|_| !namespaces.host_ipc),
         uts: at("uts").filter(|_| own_network),
         processes: at("pid").filter(|_| namespaces.processes == ProcessNamespace::Pod),
-        user: None,
+        user: at("user").filter(|_| namespaces.user.is_some()),
         resolv_conf: at("resolv.conf"),
         hosts: at("hosts"),
         hostname: at("hostname"),
@@ -74,18 +75,32 @@ pub(super) fn create(
         parameters: parameters(config, unprivileged)?.first,
     };
     make_folder(Path::new(NETWORKS_FOLDER), 0o755)?;
-    namespace::create(&pins(&record.places), &setup).map_err(failed(key))?;
+    let pins = pins(&record.places);
+    let made = match (&record.places.user, &config.namespaces.user) {
+        (Some(user), Some(maps)) => {
+            let making = Making {
+                program: &settings.init_binary,
+                maps,
+                limit,
+            };
+            create_owned(&making, user, &pins, &setup)
+        }
+        (Some(_) | None, Some(_) | None) => namespace::create(&pins, &setup),
+    };
+    made.map_err(failed(key))?;
     mount_shm(&record.places, config)?;
     let Some(target) = &record.places.processes else {
         return Ok(None);
     };
     let cgroup = init::cgroup(&cgroup::path(&record.cgroup_parent), key);
     let files = cgroup::create(&cgroup)?;
-    let joined: Vec<_> = pins(&record.places)
-        .into_iter()
-        .map(|pin| pin.path)
-        .collect();
-    init::start(&settings.init_binary, key, (&joined, &files), target, limit).map(Some)
+    let joined: Vec<_> = pins.into_iter().map(|pin| pin.path).collect();
+    let surroundings = init::Surroundings {
+        user: record.places.user.as_deref(),
+        namespaces: &joined,
+        cgroups: &files,
+    };
+    init::start(&settings.init_binary, key, &surroundings, target, limit).map(Some)
 }
 
 /// Sets the kernel parameters of interfaces that the network's plugins have made. Blocks.
@@ -180,14 +195,16 @@ fn mount_shm(places: &PodPlaces, config: &PodConfig) -> Result<(), PodError> {
     if is_mounted {
         return Ok(());
     }
+    let mut options: Vec<_> = SHM_OPTIONS.iter().map(ToString::to_string).collect();
+    let users = config.namespaces.user.as_ref();
+    if let Some((uid, gid)) = users.and_then(IdMaps::superuser) {
+        options.extend([format!("uid={uid}"), format!("gid={gid}")]);
+    }
     let mount = Mount {
         fs_type: "tmpfs".to_owned(),
         source: "shm".to_owned(),
         target: String::new(),
-        options: SHM_OPTIONS
-            .iter()
-            .map(|option| (*option).to_owned())
-            .collect(),
+        options,
     };
     mount_all(&[mount], shm).map_err(PodError::Mount)
 }

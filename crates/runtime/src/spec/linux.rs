@@ -12,6 +12,7 @@ use orlop_types::ContainerId;
 use super::seccomp::{Seccomp, SeccompProfile};
 use super::security::{Device, DeviceKind, Place, Security};
 use super::{ContainerOptions, Network, SpecError, cgroup_path};
+use crate::mapping::to_spec;
 
 /// Kernel paths that tell too much, hidden (Docker's and containerd's list).
 const MASKED_PATHS: &[&str] = &[
@@ -62,7 +63,10 @@ pub(super) fn build(
     let devices = given_devices(options)
         .map(node)
         .collect::<Result<Vec<_>, _>>()?;
+    let maps = options.id_maps.as_ref();
     linux
+        .set_uid_mappings(maps.map(|maps| to_spec(&maps.uids)))
+        .set_gid_mappings(maps.map(|maps| to_spec(&maps.gids)))
         .set_devices(Some(devices).filter(|devices| !devices.is_empty()))
         .set_rootfs_propagation(root_propagation(options).map(str::to_owned))
         .set_mount_label(unprivileged(security, &security.selinux_label))

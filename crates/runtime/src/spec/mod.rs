@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{RootBuilder, Spec, SpecBuilder};
-use orlop_types::ContainerId;
+use orlop_types::{ContainerId, IdMaps};
 
 pub use limits::Limits;
 pub use mounts::{BindMount, UserMount};
@@ -88,6 +88,8 @@ pub struct ContainerOptions {
     pub read_only_root: bool,
     /// Which namespaces it is in, but for the network's.
     pub namespaces: Namespaces,
+    /// How the ids of its user namespace map to the host's, if it has one.
+    pub id_maps: Option<IdMaps>,
     /// What it may do.
     pub security: Security,
     /// Devices beyond those that every container has.
@@ -124,6 +126,7 @@ impl Default for ContainerOptions {
             hostname: None,
             read_only_root: false,
             namespaces: Namespaces::default(),
+            id_maps: None,
             security: Security::default(),
             devices: Vec::new(),
             run_in_memory: true,

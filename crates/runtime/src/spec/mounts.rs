@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
+use orlop_types::IdMaps;
+use orlop_types::idmap::outside;
 
 use super::{ContainerOptions, Network, Place, SpecError};
+use crate::mapping::to_spec;
 
 /// A host path made visible in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct UserMount {
     pub read_only: bool,
     /// Further options, such as `rshared` or `size=64m`.
     pub options: Vec<String>,
+    /// How the owners of its files are shown; absent for as they are.
+    pub id_maps: Option<IdMaps>,
 }
 
 impl UserMount {
@@ -68,6 +73,10 @@ struct Default {
 /// What a privileged container may write.
 const WRITABLE_IF_PRIVILEGED: &[&str] = &["sysfs", "cgroup"];
 
+/// The group of terminals. The kernel refuses one that is not mapped.
+const TERMINAL_GROUP: &str = "gid=5";
+const TERMINAL_GID: u32 = 5;
+
 const DEFAULTS: &[Default] = &[
     Default {
         target: "/proc",
@@ -88,7 +97,7 @@ const DEFAULTS: &[Default] = &[
             "newinstance",
             "ptmxmode=0666",
             "mode=0620",
-            "gid=5",
+            TERMINAL_GROUP,
         ],
     },
     Default {
@@ -129,7 +138,7 @@ pub(super) fn build(options: &ContainerOptions) -> Result<Vec<Mount>, SpecError>
     };
     for file in &options.engine_files {
         if !at(&mounts, &clean(&file.target)) {
-            mounts.push(bind_mount(file)?);
+            mounts.push(bind_mount(file, options.id_maps.as_ref())?);
         }
     }
     // A mount must not hide another one that was made before it below its place.
@@ -169,9 +178,12 @@ fn kernel_mount(default: &Default, options: &ContainerOptions) -> Result<Mount, 
         &[]
     };
     let is_writable = options.security.privileged && WRITABLE_IF_PRIVILEGED.contains(&default.kind);
+    let maps = options.id_maps.as_ref();
+    let has_terminals = maps.is_none_or(|maps| outside(&maps.gids, TERMINAL_GID).is_some());
     let options: Vec<String> = extra
         .iter()
         .chain(default.options)
+        .filter(|word| **word != TERMINAL_GROUP || has_terminals)
         .map(|word| {
             if is_writable && *word == "ro" {
                 "rw"
@@ -193,13 +205,16 @@ fn kernel_mount(default: &Default, options: &ContainerOptions) -> Result<Mount, 
         })
 }
 
-fn bind_mount(bind: &BindMount) -> Result<Mount, SpecError> {
+/// The engine's own files belong to the container's superuser. What is in `/dev/shm` belongs to whoever makes it.
+fn bind_mount(bind: &BindMount, maps: Option<&IdMaps>) -> Result<Mount, SpecError> {
+    let maps = maps.filter(|_| bind.target != Path::new("/dev/shm"));
     user_mount(&UserMount {
         kind: "bind".to_owned(),
         source: bind.source.to_string_lossy().into_owned(),
         target: bind.target.to_string_lossy().into_owned(),
         read_only: bind.read_only,
         options: Vec::new(),
+        id_maps: maps.cloned(),
     })
 }
 
@@ -222,7 +237,7 @@ fn user_mount(mount: &UserMount) -> Result<Mount, SpecError> {
     } else {
         &mount.source
     };
-    MountBuilder::default()
+    let mut made = MountBuilder::default()
         .destination(mount.target.clone())
         .typ(mount.kind.clone())
         .source(source.clone())
@@ -231,7 +246,11 @@ fn user_mount(mount: &UserMount) -> Result<Mount, SpecError> {
         .map_err(|source| SpecError::Model {
             part: "mounts",
             source,
-        })
+        })?;
+    let maps = mount.id_maps.as_ref();
+    made.set_uid_mappings(maps.map(|maps| to_spec(&maps.uids)))
+        .set_gid_mappings(maps.map(|maps| to_spec(&maps.gids)));
+    Ok(made)
 }
 
 #[cfg(test)]
@@ -328,6 +347,39 @@ mod tests {
             !below.iter().any(|place| place.starts_with("/dev/")),
             "{below:?}"
         );
+    }
+
+    #[test]
+    fn in_a_user_namespace_the_engines_files_are_mapped_and_groups_are_those_it_has() {
+        let range = |count| orlop_types::IdRange {
+            inside: 0,
+            outside: 1000,
+            count,
+        };
+        let made = |count| {
+            let file = |target: &str| BindMount {
+                source: "/engine".into(),
+                target: target.into(),
+                read_only: false,
+            };
+            let options = ContainerOptions {
+                engine_files: vec![file("/etc/hosts"), file("/dev/shm")],
+                id_maps: Some(IdMaps {
+                    uids: vec![range(count)],
+                    gids: vec![range(count)],
+                }),
+                ..ContainerOptions::default()
+            };
+            let mounts = build(&options).unwrap();
+            let mut mounts = mounts.into_iter();
+            move |place: &str| mounts.find(|mount| mount.destination() == Path::new(place))
+        };
+        let words = |mount: Option<Mount>| mount.unwrap().options().clone().unwrap();
+        let group = TERMINAL_GROUP.to_owned();
+        assert!(!words(made(5)("/dev/pts")).contains(&group));
+        assert!(words(made(6)("/dev/pts")).contains(&group));
+        let mapped = |mount: Option<Mount>| mount.unwrap().uid_mappings().is_some();
+        assert!(mapped(made(5)("/etc/hosts")) && !mapped(made(5)("/dev/shm")));
     }
 
     #[test]

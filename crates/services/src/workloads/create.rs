@@ -127,6 +127,7 @@ fn mount(message: api::ContainerMount) -> UserMount {
         target: message.destination,
         read_only: message.read_only,
         options: message.options,
+        id_maps: None,
     }
 }
 

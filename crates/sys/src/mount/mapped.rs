@@ -9,11 +9,13 @@
 //! layer made of it fits any other map. The overlay's own files there have to have an owner too, so the thread that makes
 //! it acts as the namespace's superuser.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use orlop_types::Mount;
-use rustix::fs::fstat;
+use rustix::fs::{FileType, Mode, OFlags, StatVfsMountFlags, fstat};
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -42,6 +44,59 @@ impl Detached {
             source,
         })?
     }
+}
+
+/// Makes a mount with the owners of its files mapped, at `place`; if there is nothing, a folder or an empty file is made
+/// there, as the mount is one or the other.
+///
+/// # Errors
+/// As [`Detached::mapped`], or there is no room at `place`. A place that was made stays.
+pub fn mount_mapped(
+    mount: &Mount,
+    namespace: &UserNamespace,
+    place: &Path,
+) -> Result<(), MountError> {
+    let mapped = Detached::mapped(mount, namespace)?;
+    let refused = |source| MountError::Target {
+        operation: "open the mount target",
+        target: place.to_owned(),
+        source,
+    };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(place, flags, Mode::empty());
+    let target = match open() {
+        Err(Errno::NOENT) => {
+            make_place(place, &mapped).map_err(refused)?;
+            open()
+        }
+        other => other,
+    };
+    mapped.attach(target.map_err(|errno| refused(to_io(errno)))?, place)
+}
+
+fn make_place(place: &Path, mount: &Detached) -> io::Result<()> {
+    let stat = fstat(mount)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return std::fs::create_dir_all(place);
+    }
+    std::fs::create_dir_all(place.parent().unwrap_or(place))?;
+    std::fs::File::create(place).map(drop)
+}
+
+/// The options of the mount that `path` is on which no user namespace can take off: whoever binds it from inside one has to
+/// ask for them, too.
+///
+/// # Errors
+/// The path cannot be looked at.
+pub fn locked_options(path: &Path) -> io::Result<Vec<&'static str>> {
+    let flags = rustix::fs::statvfs(path)?.f_flag;
+    let known = [
+        (StatVfsMountFlags::NOSUID, "nosuid"),
+        (StatVfsMountFlags::NODEV, "nodev"),
+        (StatVfsMountFlags::NOEXEC, "noexec"),
+    ];
+    let set = known.into_iter().filter(|(flag, _)| flags.contains(*flag));
+    Ok(set.map(|(_, word)| word).collect())
 }
 
 fn map_bound(mount: Detached, namespace: &UserNamespace) -> Result<Detached, MountError> {
@@ -107,8 +162,8 @@ fn check_same(path: &str, before: &OwnedFd, after: &OwnedFd) -> Result<(), Mount
     if identity(before)? == identity(after)? {
         return Ok(());
     }
-    Err(failed(std::io::Error::new(
-        std::io::ErrorKind::CrossesDevices,
+    Err(failed(io::Error::new(
+        io::ErrorKind::CrossesDevices,
         "it is on another file system than the other folders of the overlay",
     )))
 }

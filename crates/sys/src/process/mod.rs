@@ -23,7 +23,7 @@ use std::io;
 
 use rustix::process::{Pid, WaitOptions};
 
-pub use confine::{confine, enter_and_unshare};
+pub use confine::{confine, enter_and_unshare, enter_as_superuser};
 pub use memory::memory_bytes;
 pub use run::{Finished, RunError, in_memory, run, sealed_in_memory};
 pub use spawn::{Child, Input, Spawn, SpawnError};
