@@ -8,7 +8,9 @@
 //! **Crash.** Nobody is answered before the commit has reached the disk (`synchronous=FULL`), or for relaxed writes the
 //! log, which survives a killed process. A batch is in the
 //! database as a whole or not at all. **Cancellation.** None: a closure runs to its end. A closure that fails, or
-//! panics, is rolled back alone. **Ordering.** Closures run one at a time, in the order of their commits.
+//! panics, is rolled back alone; it failed over what others of the batch wrote, so its failure too is told after the
+//! commit: who hears "not found" looks, and must not find it. **Ordering.** Closures run one at a time, in the order of
+//! their commits.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -88,13 +90,11 @@ impl Writer {
         state.set_relaxed(false, operation)?;
         let value = state.run(operation, now, job);
         self.ran.notify_one();
-        let value = value?;
         if let Some(batch) = state.batch.clone() {
             drop(state);
-            batch.wait(operation)?;
-            let committed = None;
-            return Ok(Ran { value, committed });
+            return batch.tell(operation, value);
         }
+        let value = value?;
         let batch = Arc::new(Batch::default());
         state.batch = Some(Arc::clone(&batch));
         let mut state = self.gather(state);
@@ -122,10 +122,7 @@ impl Writer {
             let value = state.run(operation, now, job);
             self.ran.notify_one();
             drop(state);
-            let value = value?;
-            batch.wait(operation)?;
-            let committed = None;
-            return Ok(Ran { value, committed });
+            return batch.tell(operation, value);
         }
         state.set_relaxed(true, operation)?;
         let value = state.run(operation, now, job)?;
@@ -250,6 +247,13 @@ impl State {
 }
 
 impl Batch {
+    /// What a follower's closure came to, once what it was built on is in the database.
+    fn tell<T>(&self, operation: &'static str, value: Result<T, Error>) -> Result<Ran<T>, Error> {
+        self.wait(operation)?;
+        let (value, committed) = (value?, None);
+        Ok(Ran { value, committed })
+    }
+
     fn wait(&self, operation: &'static str) -> Result<(), Error> {
         let mut outcome = lock(&self.outcome);
         loop {
@@ -272,4 +276,50 @@ impl Batch {
 /// Locks even after a panic of another holder: a panicking closure's savepoint has been rolled back by its drop.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_over_what_is_not_committed_yet_is_told_after_the_commit() {
+        let writer = Writer::new(Connection::open_in_memory().unwrap());
+        let batch = Arc::new(Batch::default());
+        {
+            let mut state = lock(&writer.state);
+            state.connection.execute_batch("BEGIN").unwrap();
+            state.open = true;
+            state.batch = Some(Arc::clone(&batch));
+        }
+        let missing = || Error::NotFound {
+            kind: "image",
+            key: "removed by the batch".to_owned(),
+            namespace: "test".to_owned(),
+        };
+        let (tell, told) = mpsc::channel();
+        std::thread::scope(|threads| {
+            for is_relaxed in [false, true] {
+                let (tell, writer) = (tell.clone(), &writer);
+                threads.spawn(move || {
+                    let job = |_: &Tx<'_>| Err::<(), _>(missing());
+                    let ran = match is_relaxed {
+                        true => writer.run_relaxed("test", 0, job),
+                        false => writer.run("test", 0, job),
+                    };
+                    tell.send(ran.err()).unwrap();
+                });
+            }
+            let early = told.recv_timeout(Duration::from_millis(50));
+            assert!(early.is_err(), "{early:?}");
+            let outcome = lock(&writer.state).commit();
+            batch.finish(outcome);
+            for _ in 0..2 {
+                let error = told.recv().unwrap().unwrap();
+                assert!(matches!(error, Error::NotFound { .. }), "{error}");
+            }
+        });
+    }
 }
