@@ -201,6 +201,7 @@ fn new_member(pod: &SandboxId, config: MemberConfig) -> NewMember {
         },
         image_snapshot: image(),
         snapshotter: snapshotter(),
+        mounted_images: Vec::new(),
     }
 }
 

@@ -84,7 +84,6 @@ fn mount(message: api::Mount) -> Result<MemberMount, Status> {
         gids: message.gid_mappings.iter().map(range).collect(),
     };
     let sub_path = message.image_sub_path;
-    let image = message.image.filter(|image| !image.image.is_empty());
     Ok(MemberMount {
         container_path: message.container_path,
         host_path: message.host_path,
@@ -93,7 +92,7 @@ fn mount(message: api::Mount) -> Result<MemberMount, Status> {
         propagation,
         selinux_relabel: message.selinux_relabel,
         id_maps: Some(maps).filter(|maps| !maps.uids.is_empty() || !maps.gids.is_empty()),
-        image: image.map(|image| MountedImage {
+        image: message.image.map(|image| MountedImage {
             reference: image.image,
             sub_path,
         }),

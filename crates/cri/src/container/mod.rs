@@ -3,7 +3,9 @@
 mod config;
 mod message;
 mod resources;
+mod volumes;
 
 pub(crate) use config::member_config;
 pub(crate) use message::{entry, info, keeps, status};
 pub(crate) use resources::limits;
+pub(crate) use volumes::volume_images;

@@ -18,6 +18,7 @@ pub(super) async fn call(
     let asked = config.image.take().unwrap_or_default();
     let config = container::member_config(config)?;
     let (entry, details) = image(cri, &asked.image).await?;
+    let mounted_images = container::volume_images(cri, &config).await?;
     let snapshot = details.chain_id.ok_or_else(|| {
         status::failed_precondition(format!("image {} has no layers", asked.image))
     })?;
@@ -29,6 +30,7 @@ pub(super) async fn call(
         image_snapshot: SnapshotKey::new(snapshot.to_string())
             .map_err(|error| status::invalid(&error))?,
         snapshotter: cri.images().default_snapshotter().clone(),
+        mounted_images,
     };
     let made = cri.runtime().create_member(cri.namespace(), new).await;
     let id = made.map_err(|error| status::of_runtime(&error))?;

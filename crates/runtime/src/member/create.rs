@@ -17,9 +17,9 @@ use orlop_types::{ContainerId, Labels, Mount, Namespace};
 use super::calls::{CreateStep, MemberName};
 use super::paths::{self, Found};
 use super::record::{Facts, Standing};
-use super::{MemberError, MemberProcesses, MemberState, NewMember, options, signal};
+use super::{MemberError, MemberProcesses, MemberState, NewMember, options, signal, volumes};
 use crate::core::Core;
-use crate::pod::Pod;
+use crate::pod::HeldPod;
 use crate::runtime::Runtime;
 use crate::{Error, container, spec};
 
@@ -61,7 +61,7 @@ impl Runtime {
         let making = Making {
             core: Arc::clone(&self.core),
             id: id.clone(),
-            pod: Pod::clone(&pod),
+            pod,
             new,
             target_pid,
         };
@@ -133,7 +133,8 @@ impl Runtime {
 struct Making {
     core: Arc<Core>,
     id: ContainerId,
-    pod: Pod,
+    /// Held to the end, also if the caller leaves: what is mounted meanwhile is released by whoever stops the pod then.
+    pod: HeldPod,
     new: NewMember,
     target_pid: Option<u32>,
 }
@@ -143,14 +144,33 @@ impl Making {
         let namespace = namespace.clone();
         blocking::run("create member", move || {
             container::under_lease(&self.core, &namespace, &self.id, |leased| {
-                let image = (&self.new.snapshotter, &self.new.image_snapshot);
-                container::on_snapshot(leased, &self.id, image, |mounts| {
-                    self.on(leased, mounts, found)
-                })
+                self.under(leased, found)
             })
         })
         .await
         .map_err(Error::Daemon)?
+    }
+
+    fn under(&self, leased: &View, found: Found) -> Result<(), Error> {
+        let (new, id) = (&self.new, &self.id);
+        let asked = (&new.config, new.mounted_images.as_slice());
+        let places = volumes::acquire(&self.core, leased, (&self.pod, id), asked)?;
+        let found = Found {
+            mounts: volumes::merge(&new.config, found.mounts.clone(), places),
+            ..found
+        };
+        let image = (&new.snapshotter, &new.image_snapshot);
+        let made =
+            container::on_snapshot(leased, id, image, |mounts| self.on(leased, mounts, found));
+        if made.is_err() {
+            volumes::release(
+                &self.core,
+                leased.namespace(),
+                (&self.pod.id, id),
+                &new.config,
+            );
+        }
+        made
     }
 
     fn on(&self, leased: &View, mounts: &[Mount], found: Found) -> Result<(), Error> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use orlop_types::ErrorKind;
 
+use crate::pod::VolumeError;
 use crate::spec::SpecError;
 
 /// A failed operation on a container of a pod.
@@ -151,6 +152,17 @@ pub enum MemberError {
         #[source]
         source: serde_json::Error,
     },
+    /// The files of an image cannot be shown. The kubelet knows the first word.
+    #[error("ImageVolumeMountFailed: container {name:?} cannot mount image {image}")]
+    ImageVolume {
+        /// The container's name in the pod.
+        name: String,
+        /// The image, as the pod names it.
+        image: String,
+        /// Why.
+        #[source]
+        source: VolumeError,
+    },
     /// A device by name that cannot be found or applied.
     #[error("CDI device {device:?} cannot be given: {fault}")]
     Cdi {
@@ -166,6 +178,7 @@ impl MemberError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::ImageVolume { source, .. } => source.code(),
             Self::NotFound { .. } => "ORL-E6601",
             Self::NameTaken { .. } => "ORL-E6602",
             Self::Refused { .. } => "ORL-E6603",
@@ -183,8 +196,9 @@ impl MemberError {
 
     /// What the caller can do.
     #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::ImageVolume { source, .. } => source.kind(),
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::NameTaken { .. } => ErrorKind::AlreadyExists,
             Self::Refused { .. } | Self::Unsupported { .. } => ErrorKind::FailedPrecondition,

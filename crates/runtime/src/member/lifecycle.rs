@@ -11,11 +11,13 @@ use orlop_base::task::TaskKind;
 use orlop_meta::{Container, ErrorKind};
 use orlop_types::{ContainerId, Namespace, SandboxId, SnapshotKey, SnapshotterName};
 
-use super::record::{FailedStart, Standing, standing_field};
+use super::record::{Facts, FailedStart, Standing, standing_field};
 use super::status::{find, key};
-use super::{Member, MemberError, MemberProcesses, MemberState};
+use super::{Member, MemberError, MemberProcesses, MemberState, volumes};
 use crate::Error;
+use crate::actor::TaskKey;
 use crate::attach::AttachableStreams;
+use crate::core::Core;
 use crate::machine::Phase;
 use crate::record::Streams;
 use crate::runtime::{CreateTask, Runtime, gone};
@@ -64,6 +66,7 @@ impl Runtime {
 
     async fn run_member(&self, namespace: &Namespace, member: &Member) -> Result<(), Error> {
         self.check_target(namespace, member).await?;
+        self.remount_images(namespace, member).await?;
         let request = CreateTask {
             container: member.id.clone(),
             rootfs: Vec::new(),
@@ -74,6 +77,19 @@ impl Runtime {
         };
         self.create(namespace, request).await?;
         self.start(namespace, &member.id, None).await.map(drop)
+    }
+
+    /// What it sees of images may have gone with a reboot.
+    async fn remount_images(&self, namespace: &Namespace, member: &Member) -> Result<(), Error> {
+        if !volumes::any(&member.config) {
+            return Ok(());
+        }
+        let (core, namespace, member) = (Arc::clone(&self.core), namespace.clone(), member.clone());
+        blocking::run("remount images", move || {
+            volumes::remount(&core, &namespace, &member)
+        })
+        .await
+        .map_err(Error::Daemon)?
     }
 
     /// A process id may be another's by now, and its namespace another pod's.
@@ -148,6 +164,7 @@ impl Runtime {
                 .delete(&key.container)
                 .map_err(|source| written(&key.container, source))?;
             remove_snapshot(&records, &row);
+            release_images(&core, &key, &row);
             Ok(())
         })
         .await
@@ -286,6 +303,14 @@ pub(super) fn written(id: &ContainerId, source: orlop_meta::Error) -> Error {
         container: id.to_string(),
         attempt: "written",
         source,
+    }
+}
+
+/// A row that cannot be understood has its images released with the pod.
+fn release_images(core: &Core, key: &TaskKey, row: &Container) {
+    let pod = SandboxId::new(&row.sandbox);
+    if let (Ok(Some(facts)), Ok(pod)) = (Facts::read(row), pod) {
+        volumes::release(core, &key.namespace, (&pod, &key.container), &facts.config);
     }
 }
 

@@ -26,6 +26,7 @@ mod signal;
 mod status;
 mod stop;
 mod update;
+mod volumes;
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -34,6 +35,7 @@ use orlop_types::{ContainerId, SandboxId, SnapshotKey, SnapshotterName};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Exit, Transition};
+use crate::pod::VolumeImage;
 use crate::spec::{ImageDefaults, Limits, ResolvedUser};
 
 pub(crate) use calls::Calls;
@@ -59,6 +61,8 @@ pub struct NewMember {
     pub image_snapshot: SnapshotKey,
     /// Where that snapshot is.
     pub snapshotter: SnapshotterName,
+    /// The images that its mounts name, as the engine found them.
+    pub mounted_images: Vec<VolumeImage>,
 }
 
 /// The image a member was made from, as its maker named it and as the engine found it.

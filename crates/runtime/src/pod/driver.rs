@@ -16,6 +16,7 @@ use super::error::PodError;
 use super::machine::{PodEffect, PodEvent, PodPhase, PodStep};
 use super::record::{EXTENSION, PodKey, PodRecord};
 use super::table::Cell;
+use super::volumes::Volumes;
 use super::{files, namespaces, network};
 use crate::core::Core;
 use crate::runtime::Runtime;
@@ -120,6 +121,7 @@ impl Driver {
                 PodEffect::Undo(step) => self.undo(step).await,
                 PodEffect::StopMembers => self.stop_members().await,
                 PodEffect::RemoveMembers => self.remove_members().await,
+                PodEffect::ReleaseVolumes => self.release_volumes().await,
                 PodEffect::Conclude if self.failures.is_empty() => {
                     let more = self.next(PodEvent::Stopped);
                     queue.extend(more);
@@ -267,6 +269,19 @@ impl Driver {
             .remove_members(&self.key.namespace, &self.key.pod)
             .await;
         self.keep_members("remove", removed);
+    }
+
+    async fn release_volumes(&mut self) {
+        let (core, key, _) = self.parts();
+        let released = blocking::run("release a pod's volumes", move || {
+            let volumes = Volumes::of(&core, &key.namespace, &key.pod);
+            let released = volumes.map_or(Ok(()), |volumes| volumes.release_all());
+            released.map_err(|source| PodError::Volumes {
+                pod: key.pod.to_string(),
+                source,
+            })
+        });
+        self.failures.extend(listed(released.await));
     }
 
     fn keep_members(&mut self, attempt: &'static str, outcome: Result<(), crate::Error>) {

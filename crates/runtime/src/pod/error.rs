@@ -140,6 +140,15 @@ pub enum PodError {
         #[source]
         source: RecordFault,
     },
+    /// The files of an image stay mounted.
+    #[error("the images that containers of pod {pod} mount are not released")]
+    Volumes {
+        /// The pod.
+        pod: String,
+        /// Why.
+        #[source]
+        source: super::VolumeError,
+    },
     /// A container of the pod could not be stopped or removed.
     #[error("cannot {attempt} the containers of pod {pod}")]
     Members {
@@ -194,6 +203,7 @@ impl PodError {
             Self::Deadline { .. } => "ORL-E6509",
             Self::Record { .. } => "ORL-E6510",
             Self::ForeignRecord { .. } => "ORL-E6511",
+            Self::Volumes { source, .. } => source.code(),
             Self::Members { source, .. } => source.code(),
             Self::Several { first, .. } => first.code(),
             Self::Daemon(_) | Self::Ending { .. } => "ORL-E6012",
@@ -223,6 +233,7 @@ impl PodError {
             | Self::ForeignRecord { .. } => ErrorKind::Internal,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Record { source, .. } => source.kind(),
+            Self::Volumes { source, .. } => source.kind(),
             Self::Members { source, .. } => source.kind(),
             Self::Several { first, .. } => first.kind(),
             Self::NetworkStatus(_) | Self::Daemon(_) | Self::Ending { .. } => {

@@ -107,6 +107,8 @@ pub enum PodEffect {
     StopMembers,
     /// Remove all containers.
     RemoveMembers,
+    /// Unmount the images whose files containers see.
+    ReleaseVolumes,
     /// If nothing went wrong since the last [`PodEffect::Persist`], feed back [`PodEvent::Stopped`]; else the pod stays as
     /// it is and the next call tries again.
     Conclude,
@@ -254,11 +256,12 @@ impl PodState {
         let undos = PodStep::Network
             .undo_order(self.networked)
             .filter(|undo| *undo != PodEffect::Undo(PodStep::Files));
-        [PodEffect::Persist, PodEffect::StopMembers]
-            .into_iter()
-            .chain(undos)
-            .chain(last)
-            .collect()
+        let ends = [
+            PodEffect::Persist,
+            PodEffect::StopMembers,
+            PodEffect::ReleaseVolumes,
+        ];
+        ends.into_iter().chain(undos).chain(last).collect()
     }
 
     fn remove(&mut self) -> Vec<PodEffect> {
@@ -405,6 +408,7 @@ mod tests {
         let wanted = [
             PodEffect::Persist,
             PodEffect::StopMembers,
+            PodEffect::ReleaseVolumes,
             PodEffect::Undo(PodStep::Network),
             PodEffect::Undo(PodStep::Namespaces),
             PodEffect::Conclude,

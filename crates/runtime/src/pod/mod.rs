@@ -28,6 +28,7 @@ mod recover;
 mod settings;
 mod sysctl;
 mod table;
+mod volumes;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -44,8 +45,10 @@ pub use error::PodError;
 pub use machine::{PodPhase, PodStep, PodTransition};
 pub use operations::HeldPod;
 pub use settings::PodSettings;
+pub use volumes::{VolumeError, VolumeImage};
 
 pub(crate) use table::Pods;
+pub(crate) use volumes::{Volumes, Wanted};
 
 /// A pod as it is at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]

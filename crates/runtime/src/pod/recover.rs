@@ -6,11 +6,12 @@ use orlop_base::blocking;
 use orlop_base::task::{TaskHandle, TaskKind};
 use orlop_cni::{Plugins, collect};
 use orlop_meta::Sandbox;
-use orlop_types::Namespace;
+use orlop_types::{ErrorKind, Namespace};
 
 use super::error::PodError;
 use super::machine::{PodEvent, PodPhase};
 use super::record::{PodKey, PodRecord};
+use super::volumes::Volumes;
 use super::{host_dns, namespaces, network};
 use crate::core::Core;
 use crate::runtime::Runtime;
@@ -36,17 +37,23 @@ impl Runtime {
         let found = blocking::run("read pods", move || find(&core));
         let found = found.await.map_err(Error::Daemon)??;
         let mut working = Vec::new();
+        let mut keys = Vec::new();
         for Found { key, record, event } in found {
             let name = PodRecord::name(&record.config);
             if let Err(error) = self.core.pods.reserve(&key, name, record.state.phase) {
                 tracing::error!(pod = %key.pod, %error, "two pods have one name; the second one is left alone");
                 continue;
             }
+            keys.push(key.clone());
             match event {
                 Some(event) => working.push(self.go_on(key, event)),
                 None => self.follow(&key, &record),
             }
         }
+        let core = Arc::clone(&self.core);
+        blocking::run("reconcile volumes", move || reconcile_volumes(&core, &keys))
+            .await
+            .map_err(Error::Daemon)?;
         let core = Arc::clone(&self.core);
         self.core
             .tasks
@@ -102,6 +109,22 @@ impl Runtime {
         for error in collected.failures {
             let error = orlop_types::chain(&error);
             tracing::warn!(error, "the network cannot free what belongs to nobody");
+        }
+    }
+}
+
+/// Takes away what of mounted images nobody uses. Blocks.
+fn reconcile_volumes(core: &Core, pods: &[PodKey]) {
+    for key in pods {
+        let volumes = Volumes::of(core, &key.namespace, &key.pod);
+        let reconciled = volumes.map_or(Ok(()), |volumes| volumes.reconcile());
+        // A pod that is being taken down meanwhile has none left.
+        let failure = reconciled
+            .err()
+            .filter(|error| error.kind() != ErrorKind::NotFound);
+        if let Some(error) = failure {
+            let error = orlop_types::chain(&error);
+            tracing::warn!(namespace = %key.namespace, pod = %key.pod, error, "images of an earlier daemon stay mounted until the pod is stopped");
         }
     }
 }

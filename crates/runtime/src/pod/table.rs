@@ -23,6 +23,8 @@ pub(crate) struct Cell {
     pub(super) lock: Arc<RwLock<()>>,
     /// Where the pod is, for those who cannot wait for the lock.
     shown: Mutex<PodPhase>,
+    /// Whoever changes the images that the pod's containers mount.
+    pub(super) volumes: Mutex<()>,
     name: (Namespace, String),
 }
 
@@ -94,6 +96,7 @@ impl Pods {
                 let cell = Arc::new(Cell {
                     lock: Arc::default(),
                     shown: Mutex::new(phase),
+                    volumes: Mutex::default(),
                     name: name.clone(),
                 });
                 free.insert(Arc::clone(&cell));

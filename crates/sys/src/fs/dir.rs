@@ -104,6 +104,22 @@ impl Dir {
             .map_err(|source| FsError::io("open", &self.path.join(path), source))
     }
 
+    /// Opens a relative `path` beneath this directory, following links as long as they stay beneath it
+    /// (`openat2` with `RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS`). `O_CLOEXEC` is added.
+    ///
+    /// # Errors
+    /// [`FsError::Io`]: `EXDEV` for a way out, absolute links included, else as open(2).
+    pub fn open_followed_beneath(
+        &self,
+        path: &Path,
+        flags: OFlags,
+        mode: Mode,
+    ) -> Result<OwnedFd, FsError> {
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        self.resolve(path, flags, mode, beneath)
+            .map_err(|source| FsError::io("open", &self.path.join(path), source))
+    }
+
     /// Opens `path` as a process with this directory as its root would: links are followed, inside only.
     ///
     /// # Errors
