@@ -8,6 +8,7 @@
 mod pulls {
     pub(crate) mod support;
 
+    mod artifacts;
     mod collection;
     mod diffs;
     mod faults;

@@ -24,7 +24,7 @@ const ID_DIGITS_MIN: usize = 4;
 /// An image with all its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogEntry {
-    /// The digest of its config.
+    /// The digest of its config, or of an artifact's manifest.
     pub id: Digest,
     /// The names in the database that lead to it, in order.
     pub names: Vec<ImageName>,
@@ -158,7 +158,7 @@ impl Images {
         };
         let layers: u64 = stored.manifest.layers.iter().map(|layer| layer.size).sum();
         let facts = Arc::new(Facts {
-            id: stored.manifest.config.digest,
+            id: stored.id(),
             size_bytes: stored.target.size + stored.manifest.config.size + layers,
             manifest: stored.target,
             chain_id: chain_ids(&stored.config.rootfs.diff_ids).last().copied(),

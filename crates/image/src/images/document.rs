@@ -175,7 +175,19 @@ pub(crate) struct StoredImage {
     pub(crate) config: ImageConfig,
 }
 
-/// Reads the image for `platform` out of the store. Blocks.
+impl StoredImage {
+    /// What CRI calls the image's id: the digest of its config; of an artifact that of its manifest, because many have the
+    /// same config.
+    pub(crate) fn id(&self) -> Digest {
+        if self.manifest.is_artifact() {
+            self.target.digest
+        } else {
+            self.manifest.config.digest
+        }
+    }
+}
+
+/// Reads the image for `platform` out of the store. An artifact is for every platform. Blocks.
 pub(crate) fn load_image(
     view: &View,
     operation: &'static str,
@@ -199,9 +211,14 @@ pub(crate) fn load_image(
         else {
             continue;
         };
-        let digest = manifest.config.digest;
-        let bytes = load(view, &digest, CONFIG_BYTES_MAX)?.ok_or_else(|| missing(&digest))?;
-        let config = ImageConfig::parse(&bytes).map_err(Error::model(digest))?;
+        let config = if manifest.is_artifact() {
+            let config = manifest.artifact_config();
+            config.map_err(Error::model(wanted.digest))?
+        } else {
+            let digest = manifest.config.digest;
+            let bytes = load(view, &digest, CONFIG_BYTES_MAX)?.ok_or_else(|| missing(&digest))?;
+            ImageConfig::parse(&bytes).map_err(Error::model(digest))?
+        };
         return Ok(StoredImage {
             target: wanted,
             manifest,

@@ -301,7 +301,7 @@ fn is_interrupted(error: &Error) -> bool {
 }
 
 /// Runs `work` to its end, setting `flag` when `stop` is cancelled.
-async fn flagged<T>(
+pub(crate) async fn flagged<T>(
     stop: &CancellationToken,
     flag: &AtomicBool,
     work: impl Future<Output = T>,

@@ -14,6 +14,7 @@
 //! committed are removed, and what was downloaded stays under the lease for the next try, which takes it over.
 //! Ordering: no snapshot is committed before its layer's digest and diff id have matched and its parent is committed.
 
+mod artifact;
 mod catalog;
 mod diff;
 mod document;

@@ -191,14 +191,25 @@ impl Rootfs {
         draft: &Draft,
     ) -> Result<(), Error> {
         self.settle(index, layer, draft)?;
+        self.commit_draft(index, &draft.key)
+    }
+
+    /// The folder of a draft, to be written.
+    pub(crate) fn folder(&self, draft: &SnapshotKey) -> Result<OwnedFd, Error> {
+        let target = self.view.snapshots(&self.snapshotter).apply_target(draft)?;
+        open_folder(&target.root)
+    }
+
+    /// Commits a draft that is whole as it is. What lies below must be committed.
+    pub(crate) fn commit_draft(&self, index: usize, draft: &SnapshotKey) -> Result<(), Error> {
         let name = name_of(&self.chain[index])?;
         let mut labels = Labels::new();
         labels.insert(TARGET_LABEL, name.as_str())?;
         let parent = self.below(index)?;
         let snapshots = self.view.snapshots(&self.snapshotter);
-        match snapshots.commit(&name, &draft.key, &CommitOptions { parent, labels }) {
-            Ok(()) => self.drafts().retain(|key| *key != draft.key),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => self.discard(&draft.key),
+        match snapshots.commit(&name, draft, &CommitOptions { parent, labels }) {
+            Ok(()) => self.drafts().retain(|key| key != draft),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => self.discard(draft),
             Err(error) => return Err(error.into()),
         }
         Ok(())

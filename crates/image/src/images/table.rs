@@ -24,7 +24,7 @@ pub struct ImageDetails {
     pub manifest: Descriptor,
     /// The image's config.
     pub config: ImageConfig,
-    /// The config's digest: what CRI calls the image's id.
+    /// What CRI calls the image's id: the config's digest, or an artifact's manifest's.
     pub config_digest: Digest,
     /// The snapshot of the whole image, if it has layers. That it is committed is another question.
     pub chain_id: Option<ChainId>,
@@ -70,7 +70,7 @@ impl Images {
             let stored = load_image(&view, "read", &image.target, &platform)?;
             Ok(ImageDetails {
                 chain_id: chain_ids(&stored.config.rootfs.diff_ids).last().copied(),
-                config_digest: stored.manifest.config.digest,
+                config_digest: stored.id(),
                 image,
                 manifest: stored.target,
                 config: stored.config,

@@ -97,6 +97,12 @@ impl Images {
         (board, stop): (&Arc<Board>, &CancellationToken),
     ) -> Result<Option<ChainId>, Error> {
         let image = load(view, wanted).await?;
+        if image.manifest.is_artifact() {
+            let artifact = (&image.target.digest, &image.manifest);
+            return self
+                .unpack_artifact(view, &wanted.snapshotter, artifact, stop)
+                .await;
+        }
         let diff_ids = &image.config.rootfs.diff_ids;
         let rootfs = Rootfs::new(
             view.clone(),
@@ -145,6 +151,9 @@ async fn load(view: &View, wanted: &UnpackTarget) -> Result<StoredImage, Error> 
     let (platform, snapshotter) = (wanted.platform.clone(), wanted.snapshotter.clone());
     blocking("image-load", move || {
         let image = load_image(&view, "unpack", &target, &platform)?;
+        if image.manifest.is_artifact() {
+            return Ok(image);
+        }
         let digest = image.manifest.config.digest;
         image
             .manifest

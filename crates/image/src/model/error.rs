@@ -69,6 +69,14 @@ pub enum ModelError {
         /// In the config.
         diff_ids: usize,
     },
+    /// A file of an artifact that cannot be called what it says.
+    #[error("artifact has a file with the title {title:?}: {fault}")]
+    ArtifactTitle {
+        /// The first characters of the title.
+        title: String,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
     /// An index that leads back to itself.
     #[error("index {digest} leads back to itself")]
     Loop {
@@ -107,6 +115,7 @@ impl ModelError {
             Self::Loop { .. } => "ORL-E5409",
             Self::TooDeep { .. } => "ORL-E5410",
             Self::NoPlatform { .. } => "ORL-E5411",
+            Self::ArtifactTitle { .. } => "ORL-E5412",
         }
     }
 }

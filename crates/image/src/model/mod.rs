@@ -8,6 +8,7 @@
 //! Invariants: pure; documents are capped before they are parsed; resolving an index ends, since every digest is
 //! visited once and nesting is bounded.
 
+mod artifact;
 mod chain;
 mod children;
 mod config;

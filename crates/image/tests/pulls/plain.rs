@@ -11,7 +11,11 @@ use orlop_types::{SnapshotKey, SnapshotterName};
 use super::support::{Engine, layers, name, overlayfs, request, scope};
 
 /// The tree that a committed snapshot shows, mounted for a moment.
-fn tree(engine: &Engine, snapshotter: &SnapshotterName, chain: &str) -> Vec<(String, String)> {
+pub(crate) fn tree(
+    engine: &Engine,
+    snapshotter: &SnapshotterName,
+    chain: &str,
+) -> Vec<(String, String)> {
     let key = SnapshotKey::new(chain).unwrap();
     let mounts = engine
         .view("test")

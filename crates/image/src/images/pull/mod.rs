@@ -335,15 +335,26 @@ impl Pull {
             }
         }
         refuse_foreign(&chosen.manifest)?;
-        if !chosen.manifest.is_image() || self.request.skip_unpack {
-            let config = &chosen.manifest.config;
-            for blob in std::iter::once(config).chain(&chosen.manifest.layers) {
-                blobs.add(&self.board, blob, UnpackState::None);
-            }
-            self.download_all(view, &blobs, source).await?;
+        let manifest = &chosen.manifest;
+        if manifest.is_image() && !self.request.skip_unpack {
+            return self.unpacked(view, chosen, blobs, source).await;
+        }
+        if manifest.is_artifact() {
+            // Refused before anything large is fetched.
+            let files = manifest.artifact_files();
+            files.map_err(Error::model(chosen.descriptor.digest))?;
+        }
+        for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            blobs.add(&self.board, blob, UnpackState::None);
+        }
+        self.download_all(view, &blobs, source).await?;
+        if !manifest.is_artifact() || self.request.skip_unpack {
             return Ok(None);
         }
-        self.unpacked(view, chosen, blobs, source).await
+        let artifact = (&chosen.descriptor.digest, manifest);
+        self.images
+            .unpack_artifact(view, &self.snapshotter, artifact, &self.stop)
+            .await
     }
 
     async fn unpacked(
