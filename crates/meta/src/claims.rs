@@ -39,10 +39,12 @@ impl Claims {
 
     /// Claims `digest` unless somebody else does: for the sweep, which has other work meanwhile.
     pub(crate) fn try_claim(self: &Arc<Self>, digest: Digest) -> Option<Claim> {
-        let claims = Arc::clone(self);
-        self.lock()
-            .insert(digest)
-            .then_some(Claim { claims, digest })
+        let is_ours = self.lock().insert(digest);
+        // Made only if it is ours: one that is dropped takes the lock, and releases the digest for whoever holds it.
+        is_ours.then(|| Claim {
+            claims: Arc::clone(self),
+            digest,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<Digest>> {
@@ -54,5 +56,24 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.claims.lock().remove(&self.digest);
         self.claims.released.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_that_comes_too_late_goes_on_and_leaves_the_claim_to_its_holder() {
+        let claims = Arc::new(Claims::default());
+        let digest = Digest::sha256([7; 32]);
+        let held = claims.claim(digest);
+        for _ in 0..2 {
+            assert!(claims.try_claim(digest).is_none());
+        }
+        drop(held);
+        let mine = claims.try_claim(digest);
+        assert!(mine.is_some());
+        assert!(claims.try_claim(digest).is_none());
     }
 }
