@@ -21,13 +21,13 @@ use orlop_meta::{Backends, CommitOptions, SnapshotOptions, View};
 use orlop_runtime::member::{
     MemberConfig, MemberImage, MemberMount, MemberState, MountedImage, NewMember, Propagation,
 };
-use orlop_runtime::pod::{PodConfig, VolumeImage};
+use orlop_runtime::pod::{IdMaps, IdRange, PodConfig, VolumeImage};
 use orlop_runtime::spec::ImageDefaults;
 use orlop_types::{ContainerId, Labels, LeaseId, SandboxId, SnapshotKey, SnapshotterName};
 use support::{Life, Node, config, eventually, namespace, output};
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 5] = ["sh", "cat", "ls", "sleep", "touch"];
+const APPLETS: [&str; 5] = ["sh", "cat", "sleep", "stat", "touch"];
 
 /// The folder of the node on which the test program is to be a daemon.
 const NODE: &str = "ORLOP_TEST_NODE";
@@ -146,11 +146,14 @@ struct Pod {
 
 impl Pod {
     async fn new(subnet: u8) -> Self {
+        Self::with(subnet, pod_config()).await
+    }
+
+    async fn with(subnet: u8, mut asked: PodConfig) -> Self {
         let node = Node::new(subnet);
         let life = begin(&node);
         life.runtime.recover().await.unwrap();
         make_images(&life);
-        let mut asked = pod_config();
         asked.log_folder = node.folder().join("podlogs");
         let id = life.run(asked).await;
         Self { node, life, id }
@@ -190,7 +193,12 @@ impl Pod {
     }
 
     async fn close(self) {
+        self.close_after(|| {}).await;
+    }
+
+    async fn close_after(self, look: impl FnOnce()) {
         self.life.remove(&self.id).await;
+        look();
         assert_eq!(volumes(&self.life), Vec::<String>::new());
         assert!(self.node.traces().is_empty(), "{:?}", self.node.traces());
         self.life.end().await;
@@ -285,6 +293,48 @@ async fn a_stop_releases_what_containers_use_and_what_was_unmounted_is_mounted_a
         row.labels
     );
     pod.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_user_namespace_the_files_are_its_superusers_and_stay_the_hosts_on_disk() {
+    let range = IdRange {
+        inside: 0,
+        outside: 1_000_000,
+        count: 65_536,
+    };
+    let maps = IdMaps {
+        uids: vec![range],
+        gids: vec![range],
+    };
+    let mut asked = config("mapped");
+    asked.namespaces.user = Some(maps.clone());
+    let pod = Pod::with(65, asked).await;
+    let layers = pod.node.folder().join("overlayfs");
+    let owners = || {
+        output(
+            "find",
+            &[
+                layers.to_str().unwrap(),
+                "-path",
+                "*/sub/inner",
+                "-printf",
+                "%u",
+            ],
+        )
+    };
+    assert_eq!(owners(), "root");
+    let mut new = new_member(
+        &pod.id,
+        "one",
+        "stat -c %u:%g /vol/a /vol/sub/inner",
+        volume(""),
+    );
+    new.config.security.user_namespace = Some(maps);
+    let made = pod.life.runtime.create_member(&namespace(), new).await;
+    let id = made.unwrap_or_else(|error| panic!("{}", orlop_types::chain(&error)));
+    assert_eq!(mounted(&pod.node).len(), 1);
+    assert_eq!(pod.said(&id).await, "0:0\n0:0");
+    pod.close_after(|| assert_eq!(owners(), "root")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

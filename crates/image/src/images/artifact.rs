@@ -100,21 +100,28 @@ impl Writing {
         let failed = |error: orlop_sys::fs::FsError| {
             Error::io("write file of artifact", path)(std::io::Error::other(error))
         };
-        let mut folder = root.try_clone().map_err(failed)?;
         let mut names: Vec<Name> = path.split('/').map(name).collect::<Result<_, _>>()?;
         let Some(last) = names.pop() else {
             return Ok(());
         };
+        let mut folders = vec![root.try_clone().map_err(failed)?];
         for name in &names {
             let mode = Mode::from_raw_mode(FOLDER_MODE);
-            folder = folder.ensure_dir(name, mode).map_err(failed)?;
-            finish(&folder, FOLDER_MODE).map_err(Error::io("finish folder of artifact", path))?;
+            let above = folders.last().unwrap_or(root);
+            let folder = above.ensure_dir(name, mode).map_err(failed)?;
+            folders.push(folder);
         }
+        let folder = folders.last().unwrap_or(root);
         let blob = self.view.content().open(&layer.digest)?.into_file();
         let mode = Mode::from_raw_mode(FILE_MODE);
         let file = folder.create_file(&last, mode).map_err(failed)?;
         copy_contents(&blob, &file, &folder.path_of(&last)).map_err(failed)?;
-        finish(&file, FILE_MODE).map_err(Error::io("finish file of artifact", path))
+        finish(&file, FILE_MODE).map_err(Error::io("finish file of artifact", path))?;
+        // A folder's time is that of the last entry made in it, so these come after.
+        let mut folders = folders.iter();
+        folders
+            .try_for_each(|folder| finish(folder, FOLDER_MODE))
+            .map_err(Error::io("finish folder of artifact", path))
     }
 }
 

@@ -61,14 +61,13 @@ async fn an_artifact_becomes_a_folder_of_files_with_an_id_of_its_own() {
         tree(&engine, &overlayfs(), &chain),
         expected.map(|(path, text)| (path.to_owned(), text.to_owned()))
     );
+    let (folder, find) = (engine.folder().join("overlayfs"), "-printf '%m %T@ %u\\n'");
     let modes = shell(
-        &engine.folder().join("overlayfs"),
-        "find . -name weights -printf '%m %T@ %u'",
+        &folder,
+        &format!("find . -path '*/fs/model*' {find} | sort"),
     );
-    assert!(
-        modes.starts_with("644 0.0") && modes.ends_with("root"),
-        "{modes}"
-    );
+    let zero = "0.0000000000";
+    assert_eq!(modes.trim(), format!("644 {zero} root\n755 {zero} root"));
     let listed = engine.images.catalog(&scope("test")).await.unwrap();
     let ids: Vec<_> = listed.iter().map(|entry| entry.id).collect();
     assert!(

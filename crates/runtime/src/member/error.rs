@@ -161,7 +161,7 @@ pub enum MemberError {
         image: String,
         /// Why.
         #[source]
-        source: VolumeError,
+        source: Box<VolumeError>,
     },
     /// A device by name that cannot be found or applied.
     #[error("CDI device {device:?} cannot be given: {fault}")]
@@ -176,7 +176,7 @@ pub enum MemberError {
 impl MemberError {
     /// The stable id of this kind of error; its page is `docs/errors/<id>.md`.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::ImageVolume { source, .. } => source.code(),
             Self::NotFound { .. } => "ORL-E6601",

@@ -145,7 +145,7 @@ fn failed(config: &MemberConfig, image: &str, source: VolumeError) -> MemberErro
     MemberError::ImageVolume {
         name: config.name.clone(),
         image: image.to_owned(),
-        source,
+        source: Box::new(source),
     }
 }
 

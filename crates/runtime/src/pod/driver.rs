@@ -278,7 +278,7 @@ impl Driver {
             let released = volumes.map_or(Ok(()), |volumes| volumes.release_all());
             released.map_err(|source| PodError::Volumes {
                 pod: key.pod.to_string(),
-                source,
+                source: Box::new(source),
             })
         });
         self.failures.extend(listed(released.await));

@@ -147,7 +147,7 @@ pub enum PodError {
         pod: String,
         /// Why.
         #[source]
-        source: super::VolumeError,
+        source: Box<super::VolumeError>,
     },
     /// A container of the pod could not be stopped or removed.
     #[error("cannot {attempt} the containers of pod {pod}")]

@@ -510,7 +510,8 @@ mod tests {
                     .filter_map(|effect| match effect {
                         PodEffect::Undo(step) => Some(*step),
                         PodEffect::Persist | PodEffect::Do(_) | PodEffect::StopMembers
-                        | PodEffect::RemoveMembers | PodEffect::Conclude | PodEffect::Forget => None,
+                        | PodEffect::RemoveMembers | PodEffect::ReleaseVolumes
+                        | PodEffect::Conclude | PodEffect::Forget => None,
                     })
                     .collect();
                 prop_assert!(undone.is_sorted_by(|a, b| a > b), "{effects:?}");

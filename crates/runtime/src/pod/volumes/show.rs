@@ -95,12 +95,16 @@ pub(super) fn resolve(root: &Path, sub_path: &str) -> Result<PathBuf, VolumeErro
         .map_err(|error| {
             let kind = error.io_kind().unwrap_or(io::ErrorKind::Other);
             let source = io::Error::new(kind, error);
-            let fault = match kind {
-                io::ErrorKind::NotFound => "does not exist",
-                io::ErrorKind::NotADirectory => "is no folder; single files cannot be mounted",
-                io::ErrorKind::CrossesDevices => "leads out of the image",
-                _ => "cannot be opened",
-            };
+            let known = [
+                (io::ErrorKind::NotFound, "does not exist"),
+                (
+                    io::ErrorKind::NotADirectory,
+                    "is no folder; single files cannot be mounted",
+                ),
+                (io::ErrorKind::CrossesDevices, "leads out of the image"),
+            ];
+            let fault = known.into_iter().find(|(known, _)| *known == kind);
+            let fault = fault.map_or("cannot be opened", |(_, fault)| fault);
             refused(fault, Some(source))
         })?;
     let link = format!("/proc/self/fd/{}", folder.as_raw_fd());
