@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use orlop_sys::fs::{Dir, FsError, Mode, Name, remove_tree_beneath};
 
-use super::config::{DnsConfig, PodConfig};
+use super::config::{DnsConfig, IdMaps, PodConfig};
 use super::error::PodError;
 use super::record::PodKey;
 use super::settings::PodSettings;
@@ -58,7 +58,26 @@ pub(super) fn create(
         }
         Ok(())
     };
-    write().map_err(failed("write", &path))
+    write().map_err(failed("write", &path))?;
+    let users = config.namespaces.user.as_ref();
+    users.and_then(IdMaps::superuser).map_or(Ok(()), |owner| {
+        let names = ["resolv.conf", "hosts", "hostname"];
+        names
+            .iter()
+            .try_for_each(|name| give(&path.join(name), owner))
+    })
+}
+
+/// To the superuser of the pod's user namespace: not every file system shows files with other owners than they have.
+fn give(path: &Path, (uid, gid): (u32, u32)) -> Result<(), PodError> {
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(|source| {
+        let source = FsError::Io {
+            operation: "change the owner of",
+            path: path.to_owned(),
+            source,
+        };
+        failed("give away", path)(source)
+    })
 }
 
 /// Removes the folder; what is still mounted in it makes this fail. Nothing there is no error. Blocks.

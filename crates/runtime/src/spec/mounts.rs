@@ -138,7 +138,7 @@ pub(super) fn build(options: &ContainerOptions) -> Result<Vec<Mount>, SpecError>
     };
     for file in &options.engine_files {
         if !at(&mounts, &clean(&file.target)) {
-            mounts.push(bind_mount(file, options.id_maps.as_ref())?);
+            mounts.push(bind_mount(file)?);
         }
     }
     // A mount must not hide another one that was made before it below its place.
@@ -205,16 +205,15 @@ fn kernel_mount(default: &Default, options: &ContainerOptions) -> Result<Mount, 
         })
 }
 
-/// The engine's own files belong to the container's superuser. What is in `/dev/shm` belongs to whoever makes it.
-fn bind_mount(bind: &BindMount, maps: Option<&IdMaps>) -> Result<Mount, SpecError> {
-    let maps = maps.filter(|_| bind.target != Path::new("/dev/shm"));
+/// The engine gives its files to the container's superuser itself, so there is nothing to map.
+fn bind_mount(bind: &BindMount) -> Result<Mount, SpecError> {
     user_mount(&UserMount {
         kind: "bind".to_owned(),
         source: bind.source.to_string_lossy().into_owned(),
         target: bind.target.to_string_lossy().into_owned(),
         read_only: bind.read_only,
         options: Vec::new(),
-        id_maps: maps.cloned(),
+        id_maps: None,
     })
 }
 
@@ -350,36 +349,39 @@ mod tests {
     }
 
     #[test]
-    fn in_a_user_namespace_the_engines_files_are_mapped_and_groups_are_those_it_has() {
-        let range = |count| orlop_types::IdRange {
-            inside: 0,
-            outside: 1000,
-            count,
+    fn in_a_user_namespace_only_binds_with_maps_are_mapped_and_groups_are_those_it_has() {
+        let maps = |count| {
+            let range = orlop_types::IdRange {
+                inside: 0,
+                outside: 1000,
+                count,
+            };
+            IdMaps {
+                uids: vec![range],
+                gids: vec![range],
+            }
         };
-        let made = |count| {
-            let file = |target: &str| BindMount {
-                source: "/engine".into(),
-                target: target.into(),
-                read_only: false,
+        let made = |count, place: &str| {
+            let mapped = UserMount {
+                id_maps: Some(maps(count)),
+                ..mount("bind", "/a", "/mapped")
             };
             let options = ContainerOptions {
-                engine_files: vec![file("/etc/hosts"), file("/dev/shm")],
-                id_maps: Some(IdMaps {
-                    uids: vec![range(count)],
-                    gids: vec![range(count)],
-                }),
+                mounts: vec![mapped, mount("bind", "/b", "/plain")],
+                id_maps: Some(maps(count)),
                 ..ContainerOptions::default()
             };
-            let mounts = build(&options).unwrap();
-            let mut mounts = mounts.into_iter();
-            move |place: &str| mounts.find(|mount| mount.destination() == Path::new(place))
+            let mut mounts = build(&options).unwrap().into_iter();
+            let found = mounts.find(|mount| mount.destination() == Path::new(place));
+            found.unwrap()
         };
-        let words = |mount: Option<Mount>| mount.unwrap().options().clone().unwrap();
-        let group = TERMINAL_GROUP.to_owned();
-        assert!(!words(made(5)("/dev/pts")).contains(&group));
-        assert!(words(made(6)("/dev/pts")).contains(&group));
-        let mapped = |mount: Option<Mount>| mount.unwrap().uid_mappings().is_some();
-        assert!(mapped(made(5)("/etc/hosts")) && !mapped(made(5)("/dev/shm")));
+        let has_group = |count| {
+            let words = made(count, "/dev/pts").options().clone().unwrap();
+            words.iter().any(|word| word == TERMINAL_GROUP)
+        };
+        assert!(!has_group(TERMINAL_GID) && has_group(TERMINAL_GID + 1));
+        let is_mapped = |place| made(9, place).uid_mappings().is_some();
+        assert!(is_mapped("/mapped") && !is_mapped("/plain"));
     }
 
     #[test]
