@@ -67,7 +67,7 @@ impl Bundle {
         let prepared = mapping.prepare(&self.path(), spec, rootfs);
         let spec = prepared.map_err(|source| Error::Mapping {
             container: self.name.as_os_str().to_string_lossy().into_owned(),
-            source,
+            source: Box::new(source),
         })?;
         write_spec(&folder, &spec).map_err(bundle)
     }

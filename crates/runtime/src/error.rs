@@ -117,7 +117,7 @@ pub enum Error {
         container: String,
         /// Which mount, and why.
         #[source]
-        source: crate::mapping::MappingError,
+        source: Box<crate::mapping::MappingError>,
     },
     /// The network could not be attached or detached.
     #[error("cannot {attempt} the network of container {container:?}")]

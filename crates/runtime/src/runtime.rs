@@ -131,40 +131,11 @@ impl Runtime {
             container: request.container.clone(),
         };
         let container = self.container(&key).await?;
-        let rootfs = self.rootfs(&key, &container, request.rootfs).await?;
-        let streams = streams_or_log(request.streams, &container);
-        let (mut shim_binary, configured) = self.core.runtime(&container.runtime.name)?;
-        if !request.shim_path.is_empty() {
-            shim_binary = request.shim_path.into();
-        }
-        let own_options = container.runtime.options.as_ref().map(|typed| Any {
-            type_url: typed.type_url.clone(),
-            value: typed.value.clone(),
-        });
-        let is_member = member::is_member(&container);
-        let plan = Plan {
-            shim_binary,
-            options: request
-                .options
-                .or(own_options)
-                .or(configured)
-                .map(Into::into),
-            rootfs,
-            mapping: Some(&container)
-                .filter(|_| is_member)
-                .and_then(|container| Mapping::of_spec(&container.spec.value)),
-            streams,
-            network_namespace: network::namespace_path(&key, &container),
-            keep_end: is_member || Self::log_path(&container).is_some(),
-            delete_ended: is_member,
-            group: if is_member {
-                container.sandbox.clone()
-            } else {
-                String::new()
-            },
-            auto_remove: container.labels.value(AUTO_REMOVE_LABEL).is_some(),
-            checkpoint: request.checkpoint,
-        };
+        let id = request.container.clone();
+        let rootfs = self
+            .rootfs(&key, &container, request.rootfs.clone())
+            .await?;
+        let plan = self.plan_task(&key, &container, request, rootfs)?;
         let (task, mut effects) = Task::create(plan.network_namespace.is_some(), self.core.now());
         // Writing the record for the first time is done below, before anybody else knows of the task.
         effects.retain(|effect| *effect != Effect::Persist);
@@ -197,14 +168,54 @@ impl Runtime {
             }
             (outcome, Some(actor))
         });
-        let (outcome, actor) = creating
-            .join()
-            .await
-            .map_err(|_ended| gone(&request.container))?;
+        let (outcome, actor) = creating.join().await.map_err(|_ended| gone(&id))?;
         if let Some(actor) = actor {
             self.run(actor);
         }
         outcome.map(|()| handle.view.borrow().pid)
+    }
+
+    /// What a task is created with, from its container and what was asked for.
+    fn plan_task(
+        &self,
+        key: &TaskKey,
+        container: &Container,
+        request: CreateTask,
+        rootfs: Vec<Mount>,
+    ) -> Result<Plan, Error> {
+        let streams = streams_or_log(request.streams, container);
+        let (mut shim_binary, configured) = self.core.runtime(&container.runtime.name)?;
+        if !request.shim_path.is_empty() {
+            shim_binary = request.shim_path.into();
+        }
+        let own_options = container.runtime.options.as_ref().map(|typed| Any {
+            type_url: typed.type_url.clone(),
+            value: typed.value.clone(),
+        });
+        let is_member = member::is_member(container);
+        Ok(Plan {
+            shim_binary,
+            options: request
+                .options
+                .or(own_options)
+                .or(configured)
+                .map(Into::into),
+            rootfs,
+            mapping: Some(container)
+                .filter(|_| is_member)
+                .and_then(|container| Mapping::of_spec(&container.spec.value)),
+            streams,
+            network_namespace: network::namespace_path(key, container),
+            keep_end: is_member || Self::log_path(container).is_some(),
+            delete_ended: is_member,
+            group: if is_member {
+                container.sandbox.clone()
+            } else {
+                String::new()
+            },
+            auto_remove: container.labels.value(AUTO_REMOVE_LABEL).is_some(),
+            checkpoint: request.checkpoint,
+        })
     }
 
     /// Starts the init process, or a further one. Returns its process id.
