@@ -490,6 +490,8 @@ fn kernels_without_appending_get_overlays_that_are_attached_nowhere() {
     assert_eq!(fs::read(at.join("below")).unwrap(), b"x");
     put(&at.join("new"), "x");
     assert!(upper.join("new").exists());
+    // Dropped first: its descriptor keeps the mount busy.
+    drop(detached);
     unmount_all(&at, Unmount::default()).unwrap();
     let nothing_below = Mount {
         options: Vec::new(),

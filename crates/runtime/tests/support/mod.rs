@@ -123,6 +123,21 @@ impl Node {
         format!("/orlop-test{}", name.replace('.', "-")).into()
     }
 
+    /// Takes the rules of its network away, as a reboot does: bridge leaves its own if the namespace has gone before.
+    pub(crate) fn forget_rules(&self) {
+        let prefix = format!("10.232.{}.", self.subnet);
+        for line in output("iptables-save", &["-t", "nat"]).lines() {
+            let Some(rule) = line
+                .strip_prefix("-A ")
+                .filter(|rule| rule.contains(&prefix))
+            else {
+                continue;
+            };
+            let removal = format!("iptables -t nat -D {rule}");
+            output("sh", &["-c", &removal]);
+        }
+    }
+
     /// Everything a pod may leave behind, by name. What the node itself has is not among it.
     pub(crate) fn traces(&self) -> BTreeSet<String> {
         let mut traces = BTreeSet::new();
