@@ -143,15 +143,15 @@ impl Core {
             return Ok((binary, configured.options));
         }
         let binary = shim_name(name);
-        let found = self
-            .settings
-            .shim_folders
-            .iter()
-            .map(|folder| folder.join(&binary))
-            .find(|path| path.is_file());
+        let folders = self.settings.shim_folders.iter();
+        let found = binary.as_ref().and_then(|binary| {
+            folders
+                .map(|folder| folder.join(binary))
+                .find(|path| path.is_file())
+        });
         let found = found.ok_or_else(|| Error::UnknownRuntime {
             runtime: name.to_owned(),
-            binary,
+            binary: binary.unwrap_or_else(|| "containerd-shim-NAME-VERSION".to_owned()),
             folders: self.settings.shim_folders.clone(),
         })?;
         Ok((found, configured.options))
@@ -163,8 +163,9 @@ impl Core {
     }
 }
 
-/// containerd's rule: the last two words of `io.containerd.NAME.VERSION` name `containerd-shim-NAME-VERSION`.
-fn shim_name(runtime: &str) -> String {
+/// containerd's rule: the last two words of `io.containerd.NAME.VERSION` name `containerd-shim-NAME-VERSION`. `None` for
+/// any other name: `containerd-shim` alone is the program of a version that we do not speak.
+fn shim_name(runtime: &str) -> Option<String> {
     let mut words = runtime.rsplit('.');
     let (version, name) = (
         words.next().unwrap_or_default(),
@@ -177,11 +178,8 @@ fn shim_name(runtime: &str) -> String {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
     };
-    if is_word(version) && is_word(name) {
-        format!("containerd-shim-{name}-{version}")
-    } else {
-        "containerd-shim".to_owned()
-    }
+    let is_sound = is_word(version) && is_word(name);
+    is_sound.then(|| format!("containerd-shim-{name}-{version}"))
 }
 
 #[cfg(test)]
@@ -190,16 +188,12 @@ mod tests {
 
     #[test]
     fn a_runtimes_name_is_its_shims_and_never_a_path() {
-        assert_eq!(
-            shim_name("io.containerd.runc.v2"),
-            "containerd-shim-runc-v2"
-        );
-        assert_eq!(
-            shim_name("io.containerd.orlop.v1"),
-            "containerd-shim-orlop-v1"
-        );
+        for name in ["runc", "orlop"] {
+            let binary = shim_name(&format!("io.containerd.{name}.v2"));
+            assert_eq!(binary, Some(format!("containerd-shim-{name}-v2")));
+        }
         for odd in ["", "runc", "../../x.v1", "io.containerd./etc.v1"] {
-            assert_eq!(shim_name(odd), "containerd-shim", "{odd:?}");
+            assert_eq!(shim_name(odd), None, "{odd:?}");
         }
     }
 }

@@ -337,6 +337,10 @@ impl Server {
     }
 
     fn connect(&self, request: &api::ConnectRequest) -> Now {
+        if self.ending.is_some() {
+            // Who told it to end learns so whether it does.
+            return Err(Fault::State("the shim is ending".to_owned()));
+        }
         let task_pid = self
             .container(&request.id)
             .map_or(0, |container| wire_pid(&container.init));

@@ -163,17 +163,24 @@ impl Actor {
         let Some(shim) = shim.filter(|shim| !shim.is_lost()) else {
             return Ok(());
         };
-        // Another container of the pod is on its way to this shim: it stays, and that one's end tells it to go.
-        let gate = self.core.calls.gate(&self.record.plan.group);
-        let grouped = !self.record.plan.group.is_empty();
-        let alone = gate.try_write();
-        if grouped && alone.is_err() {
-            return Ok(());
-        }
+        let group = &self.record.plan.group;
+        let gate = (!group.is_empty()).then(|| self.core.calls.gate(group));
+        // Containers that end at the same time tell it one after the other, so that the last one's word comes last.
+        let alone = match &gate {
+            Some(gate) => match tokio::time::timeout(SHUTDOWN_LIMIT, gate.write()).await {
+                Ok(alone) => Some(alone),
+                // Another container of the pod is on its way to this shim: that one's end tells it to go.
+                Err(_) => return Ok(()),
+            },
+            None => None,
+        };
         shim.shutdown()
             .await
             .map_err(|source| self.shim_error("shut down", source))?;
-        // A shim that still serves other containers of its pod stays, and is not waited for.
+        // One that still serves other containers of its pod answers as ever, stays, and is not waited for.
+        if alone.is_some() && shim.shim_pid().await.is_ok() {
+            return Ok(());
+        }
         if tokio::time::timeout(SHUTDOWN_LIMIT, shim.closed())
             .await
             .is_err()

@@ -5,6 +5,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use orlop_sys::mount::MountTable;
 
@@ -15,6 +16,12 @@ const SLICE: &str = ".slice";
 
 /// A group of version 1 without CPUs of its own takes no process; the first process of a pod needs no place there.
 const NOT_FOR_PROCESSES: &str = "cpuset";
+
+/// How long a group may stay busy: groups of containers go a moment after the containers have ended.
+const BUSY_MAX: Duration = Duration::from_secs(2);
+
+/// Between two tries to remove a busy one.
+const BUSY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What containers' cgroups are below, from what the pod asks for: kubelet names a slice by its whole path.
 pub(super) fn parent(asked: &str) -> PathBuf {
@@ -64,19 +71,29 @@ pub(super) fn create(cgroup: &Path) -> Result<Vec<PathBuf>, PodError> {
     Ok(files)
 }
 
-/// Removes a cgroup from every hierarchy. One that is not there is removed.
+/// Removes a cgroup from every hierarchy. One that is not there is removed. Blocks, for up to two seconds if something is
+/// still in it.
 pub(super) fn remove(cgroup: &Path) -> Result<(), PodError> {
+    let deadline = Instant::now() + BUSY_MAX;
     let mut outcome = Ok(());
     for folder in folders(cgroup)? {
-        // Only the group itself: one that still has processes or groups below is refused by the kernel.
-        match std::fs::remove_dir(&folder) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                outcome = outcome.and(Err(failed("remove", &folder)(error)));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        let removed = remove_folder(&folder, deadline).map_err(failed("remove", &folder));
+        outcome = outcome.and(removed);
     }
     outcome
+}
+
+fn remove_folder(folder: &Path, deadline: Instant) -> std::io::Result<()> {
+    loop {
+        // Only the group itself: one that still has processes or groups below is refused by the kernel.
+        match std::fs::remove_dir(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                std::thread::sleep(BUSY_INTERVAL);
+            }
+            removed => return removed,
+        }
+    }
 }
 
 /// The cgroup's folder in each mounted hierarchy.
