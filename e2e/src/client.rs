@@ -15,6 +15,8 @@ use orlop_api::containerd::services::tasks::v1::tasks_client::TasksClient;
 use orlop_api::orlop::v1::collection_client::CollectionClient;
 use orlop_api::orlop::v1::containers_client::ContainersClient as OrlopContainersClient;
 use orlop_api::orlop::v1::images_client::ImagesClient as OrlopImagesClient;
+use orlop_api::runtime::v1::image_service_client::ImageServiceClient;
+use orlop_api::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -134,6 +136,10 @@ impl Client {
         orlop_containers -> OrlopContainersClient,
         /// Orlop's pull and push; containerd has none.
         orlop_images -> OrlopImagesClient,
+        /// What the kubelet asks about pods.
+        cri_runtime -> RuntimeServiceClient,
+        /// What the kubelet asks about images.
+        cri_images -> ImageServiceClient,
     }
 
     /// The committed snapshot that no other stands on, if there is exactly one: an image's, in a fresh namespace.

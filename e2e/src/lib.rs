@@ -10,7 +10,7 @@
 //! - whatever fails, the end is the same: containers, shims, daemons, mounts, cgroups, files, in that order;
 //! - processes are ended by id, after a look at what they are; servers listen on loopback only.
 //!
-//! Entry points: [`Scratch`], [`Engine`], [`Registry`], [`Client`], [`container::Cycle`], [`Node`], [`figures`].
+//! Entry points: [`Scratch`], [`Engine`], [`Registry`], [`Client`], [`container::Cycle`], [`Node`], [`Kubelet`], [`figures`].
 
 pub mod client;
 pub mod container;
@@ -19,6 +19,7 @@ mod engine;
 pub mod figures;
 pub mod guest;
 pub mod image;
+pub mod kubelet;
 mod leftovers;
 pub mod node;
 pub mod programs;
@@ -29,6 +30,7 @@ pub mod workload;
 pub use client::Client;
 pub use daemon::Daemon;
 pub use engine::{Engine, Kind, Options};
+pub use kubelet::Kubelet;
 pub use leftovers::Helper;
 pub use node::Node;
 pub use programs::Programs;

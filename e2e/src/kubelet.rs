@@ -1,0 +1,323 @@
+//! What the kubelet asks of a container runtime, in its own words (CRI), and what is left of its pods.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use orlop_api::runtime::v1::image_service_client::ImageServiceClient;
+use orlop_api::runtime::v1::runtime_service_client::RuntimeServiceClient;
+use orlop_api::runtime::v1::{
+    ContainerConfig, ContainerMetadata, ContainerStatus, ContainerStatusRequest,
+    CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
+    LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PodSandboxStatus,
+    PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+};
+use tonic::{Response, Status};
+
+use crate::client::Service;
+use crate::{Client, Scratch};
+
+/// Where pods' network namespaces are pinned, so that `ip netns` finds them.
+const NETWORK_NAMESPACES: &str = "/run/netns";
+
+/// A client that keeps the pods it made in mind. Connects for each call: the daemon may have been killed in between.
+#[derive(Debug)]
+pub struct Kubelet {
+    runtime: tokio::runtime::Runtime,
+    socket: PathBuf,
+    /// The cgroup above its pods: the scratch folder's, whose end takes it away.
+    cgroup: String,
+    logs: PathBuf,
+    pods: RefCell<Vec<String>>,
+}
+
+impl Kubelet {
+    /// A client of the daemon that listens at `socket`, also after it was started anew.
+    ///
+    /// # Errors
+    /// The folder for logs cannot be made.
+    pub fn new(scratch: &Scratch, socket: &Path) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start a runtime")?;
+        Ok(Self {
+            runtime,
+            socket: socket.to_owned(),
+            cgroup: format!("/{}", scratch.name()),
+            logs: scratch.folder("pod-logs")?,
+            pods: RefCell::default(),
+        })
+    }
+
+    /// Where logs of a pod's containers lie.
+    #[must_use]
+    pub fn log_folder(&self, pod: &str) -> PathBuf {
+        self.logs.join(pod)
+    }
+
+    /// A pod of this name in the namespace "e2e", to be changed and run.
+    #[must_use]
+    pub fn pod_config(&self, name: &str) -> PodSandboxConfig {
+        PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: format!("uid-of-{name}"),
+                namespace: "e2e".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.to_owned(),
+            log_directory: self.log_folder(name).display().to_string(),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup.clone(),
+                ..LinuxPodSandboxConfig::default()
+            }),
+            ..PodSandboxConfig::default()
+        }
+    }
+
+    /// Makes a pod and gives its id.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn run_pod(&self, config: &PodSandboxConfig) -> Result<String, Status> {
+        let request = RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: String::new(),
+        };
+        let made = self.call(async |mut client| client.run_pod_sandbox(request).await)?;
+        self.pods.borrow_mut().push(made.pod_sandbox_id.clone());
+        Ok(made.pod_sandbox_id)
+    }
+
+    /// What is known of a pod.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn pod(&self, id: &str) -> Result<PodSandboxStatus, Status> {
+        let request = PodSandboxStatusRequest {
+            pod_sandbox_id: id.to_owned(),
+            verbose: false,
+        };
+        let answer = self.call(async |mut client| client.pod_sandbox_status(request).await)?;
+        answer.status.ok_or_else(|| Status::internal("no status"))
+    }
+
+    /// Stops a pod with its containers, as the kubelet does before it removes it.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn stop_pod(&self, id: &str) -> Result<(), Status> {
+        let pod_sandbox_id = id.to_owned();
+        let request = StopPodSandboxRequest { pod_sandbox_id };
+        self.call(async |mut client| client.stop_pod_sandbox(request).await)?;
+        Ok(())
+    }
+
+    /// Removes a pod with its containers.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn remove_pod(&self, id: &str) -> Result<(), Status> {
+        let pod_sandbox_id = id.to_owned();
+        let request = RemovePodSandboxRequest { pod_sandbox_id };
+        self.call(async |mut client| client.remove_pod_sandbox(request).await)?;
+        Ok(())
+    }
+
+    /// Makes a container and gives its id.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn create(
+        &self,
+        pod: &str,
+        config: &ContainerConfig,
+        pod_config: &PodSandboxConfig,
+    ) -> Result<String, Status> {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod.to_owned(),
+            config: Some(config.clone()),
+            sandbox_config: Some(pod_config.clone()),
+        };
+        let made = self.call(async |mut client| client.create_container(request).await)?;
+        Ok(made.container_id)
+    }
+
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn start(&self, container: &str) -> Result<(), Status> {
+        let container_id = container.to_owned();
+        let request = StartContainerRequest { container_id };
+        self.call(async |mut client| client.start_container(request).await)?;
+        Ok(())
+    }
+
+    /// Makes and starts a container; its id.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn run(
+        &self,
+        pod: &str,
+        config: &ContainerConfig,
+        pod_config: &PodSandboxConfig,
+    ) -> Result<String, Status> {
+        let id = self.create(pod, config, pod_config)?;
+        self.start(&id)?;
+        Ok(id)
+    }
+
+    /// What is known of a container.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn container(&self, id: &str) -> Result<ContainerStatus, Status> {
+        let request = ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: false,
+        };
+        let answer = self.call(async |mut client| client.container_status(request).await)?;
+        answer.status.ok_or_else(|| Status::internal("no status"))
+    }
+
+    /// Runs a command in a container to its end.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn exec(&self, container: &str, command: &[&str]) -> Result<ExecSyncResponse, Status> {
+        let request = ExecSyncRequest {
+            container_id: container.to_owned(),
+            cmd: words(command),
+            timeout: 20,
+        };
+        self.call(async |mut client| client.exec_sync(request).await)
+    }
+
+    /// Stops a container, with so many seconds to end by itself.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn stop(&self, container: &str, timeout: i64) -> Result<(), Status> {
+        let request = StopContainerRequest {
+            container_id: container.to_owned(),
+            timeout,
+        };
+        self.call(async |mut client| client.stop_container(request).await)?;
+        Ok(())
+    }
+
+    /// Removes a container.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn remove(&self, container: &str) -> Result<(), Status> {
+        let container_id = container.to_owned();
+        let request = RemoveContainerRequest { container_id };
+        self.call(async |mut client| client.remove_container(request).await)?;
+        Ok(())
+    }
+
+    /// Pulls an image and gives its id.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn pull(&self, image: &str) -> Result<String, Status> {
+        let request = PullImageRequest {
+            image: Some(image_spec(image)),
+            ..PullImageRequest::default()
+        };
+        let pulled = self.call_images(async |mut client| client.pull_image(request).await)?;
+        Ok(pulled.image_ref)
+    }
+
+    /// Any call of the runtime service.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn call<T>(
+        &self,
+        work: impl AsyncFnOnce(RuntimeServiceClient<Service>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Status> {
+        self.runtime.block_on(async {
+            let client = self.client().await?;
+            work(client.cri_runtime()).await.map(Response::into_inner)
+        })
+    }
+
+    /// Any call of the image service.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn call_images<T>(
+        &self,
+        work: impl AsyncFnOnce(ImageServiceClient<Service>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Status> {
+        self.runtime.block_on(async {
+            let client = self.client().await?;
+            work(client.cri_images()).await.map(Response::into_inner)
+        })
+    }
+
+    async fn client(&self) -> Result<Client, Status> {
+        let connected = Client::connect(&self.socket, "k8s.io").await;
+        connected.map_err(|error| Status::unavailable(format!("{error:#}")))
+    }
+
+    /// Network namespaces of this kubelet's pods, and cgroups below its own.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let namespaces = Path::new(NETWORK_NAMESPACES);
+        let pods = self.pods.borrow();
+        let pins = pods
+            .iter()
+            .map(|pod| namespaces.join(format!("orlop-{pod}")));
+        let hierarchies = folders_in(Path::new("/sys/fs/cgroup")).into_iter();
+        let groups = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]);
+        let own = groups.map(|hierarchy| hierarchy.join(self.cgroup.trim_start_matches('/')));
+        pins.filter(|pin| pin.exists())
+            .chain(own.flat_map(|group| folders_in(&group)))
+            .map(|path| path.display().to_string())
+            .collect()
+    }
+}
+
+/// A container of an image whose command is this script, to be changed and made.
+#[must_use]
+pub fn container_config(name: &str, image: &str, script: &str) -> ContainerConfig {
+    ContainerConfig {
+        metadata: Some(ContainerMetadata {
+            name: name.to_owned(),
+            attempt: 0,
+        }),
+        image: Some(image_spec(image)),
+        command: words(&["sh", "-c", script]),
+        log_path: format!("{name}.log"),
+        linux: Some(LinuxContainerConfig::default()),
+        ..ContainerConfig::default()
+    }
+}
+
+/// An image by its name.
+#[must_use]
+pub fn image_spec(image: &str) -> ImageSpec {
+    ImageSpec {
+        image: image.to_owned(),
+        ..ImageSpec::default()
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
+}
