@@ -2,8 +2,6 @@
 //! nothing is left of either.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::path::Path;
-
 use anyhow::{Result, ensure};
 use orlop_api::runtime::v1 as cri;
 use orlop_api::runtime::v1::{ContainerState, NamespaceMode, PodSandboxState};
@@ -411,6 +409,7 @@ fn a_container_that_cannot_be_is_refused_and_leaves_nothing() {
         assert_eq!(node.leftovers().unwrap(), before, "{what}");
         assert!(containers(&kubelet).is_empty(), "{what}");
     }
+    assert!(!node.scratch().path().join("escape.log").exists());
     remove_pod(&kubelet, &pod);
     close(node, &kubelet);
 }
@@ -469,7 +468,6 @@ fn a_log_folder_that_is_gone_does_not_keep_a_container_from_its_end() {
     let listed = kubelet.exec(&container, &["echo", "here"]).unwrap();
     assert_eq!(output(listed), "here\n");
     remove_pod(&kubelet, &pod);
-    assert!(!Path::new(&logs).join("escape.log").exists());
     close(node, &kubelet);
 }
 
