@@ -124,6 +124,14 @@ pub(super) fn end(key: &PodKey, init: Option<PodInit>, pinned: &Path) -> Result<
     }
 }
 
+/// Ends what is in the process's own `cgroup`: a daemon that was killed may have started one that is not on record.
+pub(super) fn end_unrecorded(cgroup: &Path) {
+    for pid in super::cgroup::processes(cgroup) {
+        // One that does not end keeps the group, whose removal then says so.
+        drop(kill(PodInit { pid }));
+    }
+}
+
 /// Whether the process that has the number is the one whose namespace is pinned. Blocks for a moment.
 pub(super) fn is_alive(init: PodInit, pinned: &Path) -> bool {
     let own = metadata(format!("/proc/{}/ns/pid", init.pid));

@@ -130,7 +130,9 @@ pub(super) fn remove(key: &PodKey, record: &PodRecord) -> Vec<PodError> {
     let cgroup = cgroup::path(&record.cgroup_parent);
     if let Some(pinned) = &record.places.processes {
         keep(init::end(key, record.init, pinned));
-        keep(cgroup::remove(&init::cgroup(&cgroup, key)));
+        let own = init::cgroup(&cgroup, key);
+        init::end_unrecorded(&own);
+        keep(cgroup::remove(&own));
     }
     for path in record.places.namespaces() {
         keep(namespace::remove(path).map_err(failed(key)));
