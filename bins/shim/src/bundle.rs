@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use orlop_sys::cgroup::Hierarchies;
 use orlop_sys::fs::{Dir, Mode, Name};
 use orlop_types::exit::{EXIT_FILE, EXIT_VERSION, ExitFile, ExitRecord};
 use serde::Deserialize;
@@ -42,6 +43,8 @@ struct Linux {
     uids: Vec<IdMapping>,
     #[serde(default, rename = "gidMappings")]
     gids: Vec<IdMapping>,
+    #[serde(default, rename = "cgroupsPath")]
+    cgroup: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,6 +89,19 @@ impl Spec {
             .iter()
             .any(|namespace| namespace.kind == "pid" && namespace.path.is_empty())
     }
+}
+
+/// Removes the cgroup of a container that never was: an OCI runtime that is killed while it creates leaves one, and knows
+/// nothing of it later. Groups that systemd makes are its own to remove.
+pub(crate) fn remove_cgroup(bundle: &Path) -> Result<(), Fault> {
+    let path = Spec::read(bundle)?.linux.cgroup;
+    if !path.is_absolute() || path.parent().is_none() {
+        return Ok(());
+    }
+    let fault = |error| Fault::io("remove", path.display().to_string(), error);
+    let groups = Hierarchies::mounted().map_err(fault)?;
+    let found = path.to_str().and_then(|path| groups.at(path));
+    found.map_or(Ok(()), |cgroup| cgroup.remove_empty().map_err(fault))
 }
 
 /// Reads a whole file, up to a bound.

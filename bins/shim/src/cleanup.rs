@@ -41,6 +41,7 @@ pub(crate) fn delete(cli: &Cli) -> Result<Vec<u8>, Fault> {
     };
     complain(bundle::record_exit(&key, record.clone()));
     complain(delete_container(cli, &bundle));
+    complain(bundle::remove_cgroup(&bundle));
     let everything = Unmount {
         detach: true,
         recursive: true,

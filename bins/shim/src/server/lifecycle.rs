@@ -287,6 +287,9 @@ impl Server {
             return;
         };
         unmount_rootfs(&mut container);
+        if let Err(fault) = bundle::remove_cgroup(&container.bundle) {
+            log::warn(&fault.chain());
+        }
         if let Some((caller, _)) = container.init.deleting {
             let gone = Fault::NotFound("the container was not created: not found".to_owned());
             self.answer(caller, Err(gone));

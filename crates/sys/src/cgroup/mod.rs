@@ -1,9 +1,10 @@
-//! Control groups of version 1, version 2 and both at once, read only.
+//! Control groups of version 1, version 2 and both at once.
 //!
 //! Purpose: find the groups of a process, read their figures and their memory faults, and be told of an OOM kill.
 //! One reader for the shim, the runtime and the doctor.
 //!
-//! Non-goals: creating, limiting or removing groups: the OCI runtime does that.
+//! Non-goals: creating or limiting groups: the OCI runtime does that, and removes them; [`Cgroup::remove_empty`] is for what
+//! one that was killed has left.
 //!
 //! Invariants: a file or controller that is missing is an absent figure, never a zero; nothing in here is followed
 //! out of a mounted hierarchy.
@@ -91,6 +92,24 @@ impl Cgroup {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.groups.iter().any(|group| group.dir.exists())
+    }
+
+    /// Removes the groups that have neither processes nor groups below them; what is gone already is as good.
+    ///
+    /// # Errors
+    /// The first of what went wrong; the other hierarchies were tried all the same.
+    pub fn remove_empty(&self) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for group in &self.groups {
+            // The kernel refuses a folder with anything in it, and its files are no obstacle.
+            match fs::remove_dir(&group.dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound && outcome.is_ok() => {
+                    outcome = Err(error);
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        outcome
     }
 
     /// All processes of the group and the groups below it.
