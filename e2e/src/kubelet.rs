@@ -29,7 +29,14 @@ pub struct Kubelet {
     /// The cgroup above its pods: the scratch folder's, whose end takes it away.
     cgroup: String,
     logs: PathBuf,
-    pods: RefCell<Vec<String>>,
+    pods: RefCell<Vec<Pod>>,
+}
+
+/// A pod that was made here.
+#[derive(Debug)]
+struct Pod {
+    id: String,
+    is_removed: bool,
 }
 
 impl Kubelet {
@@ -87,7 +94,10 @@ impl Kubelet {
             runtime_handler: String::new(),
         };
         let made = self.call(async |mut client| client.run_pod_sandbox(request).await)?;
-        self.pods.borrow_mut().push(made.pod_sandbox_id.clone());
+        self.pods.borrow_mut().push(Pod {
+            id: made.pod_sandbox_id.clone(),
+            is_removed: false,
+        });
         Ok(made.pod_sandbox_id)
     }
 
@@ -123,6 +133,10 @@ impl Kubelet {
         let pod_sandbox_id = id.to_owned();
         let request = RemovePodSandboxRequest { pod_sandbox_id };
         self.call(async |mut client| client.remove_pod_sandbox(request).await)?;
+        let mut pods = self.pods.borrow_mut();
+        for pod in pods.iter_mut().filter(|pod| pod.id == id) {
+            pod.is_removed = true;
+        }
         Ok(())
     }
 
@@ -274,7 +288,7 @@ impl Kubelet {
         let pods = self.pods.borrow();
         let pins = pods
             .iter()
-            .map(|pod| namespaces.join(format!("orlop-{pod}")));
+            .map(|pod| namespaces.join(format!("orlop-{}", pod.id)));
         let hierarchies = folders_in(Path::new("/sys/fs/cgroup")).into_iter();
         let groups = hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]);
         let own = groups.map(|hierarchy| hierarchy.join(self.cgroup.trim_start_matches('/')));
@@ -282,6 +296,21 @@ impl Kubelet {
             .chain(own.flat_map(|group| folders_in(&group)))
             .map(|path| path.display().to_string())
             .collect()
+    }
+}
+
+/// What holds a pod's namespaces outlives the daemon: a test that fails leaves it to the one that still runs.
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        let pods = self.pods.get_mut();
+        let left = pods.drain(..).filter(|pod| !pod.is_removed);
+        let left: Vec<String> = left.map(|pod| pod.id).collect();
+        for pod in left {
+            let removed = self.stop_pod(&pod).and_then(|()| self.remove_pod(&pod));
+            if let Err(error) = removed {
+                crate::daemon::complain(&format!("pod {pod} stays: {error}"));
+            }
+        }
     }
 }
 
