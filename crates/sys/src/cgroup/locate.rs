@@ -64,17 +64,17 @@ impl Hierarchies {
 }
 
 impl Hierarchy {
-    /// The mount's options that are no controllers are those of any mount, and a name.
+    /// What the lines of `/proc/PID/cgroup` call it: its controllers, or `name=…` for one that has none.
     fn controllers(&self) -> Vec<&str> {
-        let is_controller =
-            |option: &&str| !matches!(*option, "rw" | "ro") && !option.contains(['=', '_']);
+        let names_it = |option: &&str| {
+            let is_setting = option.contains('=') && !option.starts_with("name=");
+            !is_setting && !matches!(*option, "rw" | "ro" | "xattr" | "clone_children")
+        };
         if self.unified {
             return Vec::new();
         }
         let options = self.options.iter().map(String::as_str);
-        options
-            .filter(|option| is_controller(option) || *option == "net_cls" || *option == "net_prio")
-            .collect()
+        options.filter(names_it).collect()
     }
 }
 
@@ -227,6 +227,10 @@ mod tests {
             let cgroup = hierarchies.locate(&membership).unwrap();
             assert_eq!(cgroup.dir("cpu"), Some(Path::new(expected)));
         }
+        let named =
+            "33 24 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
+        let named = Hierarchies::parse(named);
+        assert_eq!(named.0[0].controllers(), ["name=systemd"]);
         assert!(Hierarchies::parse(V2).at("/../etc").is_none());
         assert!(Hierarchies::parse(V2).at("/no/such/group").is_none());
     }
