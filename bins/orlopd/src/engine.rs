@@ -277,55 +277,6 @@ fn probe(config: &Config) -> Vec<OciRuntime> {
 
 fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Result<Settings> {
     let folders = search_folders();
-    // One that is missing is told in `orlop info`, and by every task that needs it: images and records can be had.
-    let shim = |name: &str| {
-        let name = if name.is_empty() {
-            &config.runtime.shim
-        } else {
-            name
-        };
-        find_executable(name, &folders).unwrap_or_else(|| PathBuf::from(name))
-    };
-    let default_runtime = oci_runtimes
-        .iter()
-        .find(|runtime| runtime.error.is_none())
-        .and_then(|runtime| runtime.path.clone());
-    let options = |executable: Option<PathBuf>| RuncOptions {
-        binary_name: executable
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
-        // Not runc's default and not containerd's: two engines on one node must not share container names.
-        root: config
-            .engine
-            .state
-            .join("runc")
-            .to_string_lossy()
-            .into_owned(),
-        systemd_cgroup: uses_systemd(config.runtime.cgroup_driver),
-        ..RuncOptions::default()
-    };
-    let mut runtimes = BTreeMap::new();
-    for name in [ORLOP_V1, RUNC_V2] {
-        let settings = RuntimeSettings {
-            shim_binary: Some(shim("")),
-            options: Some(any::pack(&options(default_runtime.clone()))),
-        };
-        runtimes.insert(name.to_owned(), settings);
-    }
-    for (name, handler) in &config.runtime.handlers {
-        let own = Some(&handler.oci_runtime)
-            .filter(|name| !name.is_empty())
-            .and_then(|name| find_executable(name, &folders));
-        let options = any::pack(&options(own.or_else(|| default_runtime.clone())));
-        runtimes.insert(
-            name.clone(),
-            RuntimeSettings {
-                shim_binary: Some(shim(&handler.shim)),
-                options: Some(options),
-            },
-        );
-    }
     let engine = &config.engine;
     Ok(Settings {
         state_folder: engine.state.join("tasks"),
@@ -333,21 +284,73 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
         address: engine.socket.clone(),
         ttrpc_address: ttrpc_address(&engine.socket),
         publish_binary: std::env::current_exe().context("cannot tell where orlopd is")?,
-        shim_folders: folders.clone(),
-        runtimes,
+        runtimes: runtimes(config, oci_runtimes, &folders),
         default_runtime: ORLOP_V1.to_owned(),
         step_limit: config.runtime.step_timeout,
         network: network_settings(config),
         pods: PodSettings {
             network_jobs_max: NETWORK_JOBS_MAX,
-            ..PodSettings::new(engine.state.join("pods"), shim(""))
+            ..PodSettings::new(engine.state.join("pods"), shim(config, "", &folders))
         },
         cgroup_parent: if uses_systemd(config.runtime.cgroup_driver) {
             "orlop.slice".into()
         } else {
             "/orlop".into()
         },
+        shim_folders: folders,
     })
+}
+
+/// One that is missing is told in `orlop info`, and by every task that needs it: images and records can be had.
+fn shim(config: &Config, name: &str, folders: &[PathBuf]) -> PathBuf {
+    let name = if name.is_empty() {
+        &config.runtime.shim
+    } else {
+        name
+    };
+    find_executable(name, folders).unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// The default under both its names, and the configured handlers.
+fn runtimes(
+    config: &Config,
+    oci_runtimes: &[OciRuntime],
+    folders: &[PathBuf],
+) -> BTreeMap<String, RuntimeSettings> {
+    let default_runtime = oci_runtimes
+        .iter()
+        .find(|runtime| runtime.error.is_none())
+        .and_then(|runtime| runtime.path.clone());
+    let settings = |name: &str, executable: Option<PathBuf>| RuntimeSettings {
+        shim_binary: Some(shim(config, name, folders)),
+        options: Some(any::pack(&runc_options(config, executable))),
+    };
+    let mut runtimes = BTreeMap::new();
+    for name in [ORLOP_V1, RUNC_V2] {
+        runtimes.insert(name.to_owned(), settings("", default_runtime.clone()));
+    }
+    for (name, handler) in &config.runtime.handlers {
+        let own = Some(&handler.oci_runtime)
+            .filter(|name| !name.is_empty())
+            .and_then(|name| find_executable(name, folders));
+        let executable = own.or_else(|| default_runtime.clone());
+        runtimes.insert(name.clone(), settings(&handler.shim, executable));
+    }
+    runtimes
+}
+
+fn runc_options(config: &Config, executable: Option<PathBuf>) -> RuncOptions {
+    // Not runc's default and not containerd's: two engines on one node must not share container names.
+    let root = config.engine.state.join("runc");
+    RuncOptions {
+        binary_name: executable
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        root: root.to_string_lossy().into_owned(),
+        systemd_cgroup: uses_systemd(config.runtime.cgroup_driver),
+        ..RuncOptions::default()
+    }
 }
 
 fn network_settings(config: &Config) -> NetworkSettings {

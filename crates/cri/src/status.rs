@@ -16,7 +16,7 @@ const DEFECT: &str = "ORL-E7003";
 /// A reader missed events.
 const EVENTS_LOST: &str = "ORL-E7009";
 /// An image that cannot be mounted as it is asked for; the runtime's own id for it.
-const IMAGE_VOLUME: &str = "ORL-E6613";
+const IMAGE_VOLUME: &str = "ORL-E7020";
 /// A subject that is not there.
 const UNKNOWN_SUBJECT: &str = "ORL-E7004";
 

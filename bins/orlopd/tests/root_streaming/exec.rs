@@ -30,7 +30,10 @@ fn a_command_has_streams_an_end_of_input_and_an_exit_code() {
     command.client.send(command.stdin, b"first ");
     command.read_until_stdout_has("first ");
     let stdin = &command.client.streams[&command.stdin];
-    assert!(!stdin.has_ended, "client-go takes this for the end of input");
+    assert!(
+        !stdin.has_ended,
+        "client-go takes this for the end of input"
+    );
     command.client.send(command.stdin, b"second");
     command.client.end(command.stdin);
     let status = command.finish();

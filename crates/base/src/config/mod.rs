@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 pub use self::problem::{ConfigError, ConfigErrors, Origin, Warning};
 pub use self::sections::{
-    CgroupDriver, Config, Cri, Engine, Gc, LogFormat, Registry, Runtime, RuntimeHandler, Snapshotter,
-    Telemetry,
+    CgroupDriver, Config, Cri, Engine, Gc, LogFormat, Registry, Runtime, RuntimeHandler,
+    Snapshotter, Telemetry,
 };
 
 use self::reader::Reader;

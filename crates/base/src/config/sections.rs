@@ -262,7 +262,10 @@ impl Config {
     fn check_streaming(&self, reader: &mut Reader<'_>) {
         let cri = &self.cri;
         if cri.stream_address.parse::<std::net::IpAddr>().is_err() {
-            let reason = format!("{:?} must be an address, such as \"127.0.0.1\"", cri.stream_address);
+            let reason = format!(
+                "{:?} must be an address, such as \"127.0.0.1\"",
+                cri.stream_address
+            );
             reader.refuse_key("cri.stream_address", reason);
         }
         if u16::try_from(cri.stream_port).is_err() {
@@ -481,7 +484,11 @@ impl Cri {
                 "127.0.0.1".to_owned(),
                 "Where exec, attach and port-forward are served: an address of this machine.",
             ),
-            stream_port: s.setting("stream_port", 0, "And at which port; 0 for any that is free."),
+            stream_port: s.setting(
+                "stream_port",
+                0,
+                "And at which port; 0 for any that is free.",
+            ),
             stream_idle_timeout: span(
                 s,
                 "stream_idle_timeout",
