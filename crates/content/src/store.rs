@@ -223,8 +223,10 @@ impl Store {
     /// # Errors
     /// [`ContentError::IngestNotFound`] or [`ContentError::Io`].
     pub fn status(&self, reference: &IngestRef) -> Result<IngestStatus, ContentError> {
-        if let Some(core) = self.shelves.open_core(reference) {
-            return core.status();
+        let open = self.shelves.open_core(reference);
+        // One that ends at this moment is told as it was last stored.
+        if let Some(status) = open.and_then(|core| core.status().ok()) {
+            return Ok(status);
         }
         let not_found = || ContentError::IngestNotFound {
             reference: reference.clone(),

@@ -318,8 +318,10 @@ mod tests {
         assert_eq!(with(|o| o.pid = Target.into()).unwrap_err(), invalid);
         assert_eq!(with(|o| o.ipc = Target.into()).unwrap_err(), invalid);
         let own = api::UserNamespace::default();
-        let mut options = api::NamespaceOption::default();
-        options.userns_options = Some(own);
+        let options = api::NamespaceOption {
+            userns_options: Some(own),
+            ..api::NamespaceOption::default()
+        };
         assert!(config(asked(options), String::new()).is_err());
         assert!(config(api::PodSandboxConfig::default(), String::new()).is_err());
     }
