@@ -1,7 +1,7 @@
 //! Containers of pods: what CRI calls a container. Here each is a *member* of its pod.
 //!
 //! A member is a row of `containers` with two extensions: what was asked of it, which never changes, and how it stands
-//! ([`record`]). Whether it runs is its task's matter; the task is deleted as soon as the process has ended, so a member
+//! (in `record`). Whether it runs is its task's matter; the task is deleted as soon as the process has ended, so a member
 //! that has ended costs no process, and its end stays with its row. Nothing about members is kept in memory but the names
 //! of calls under way, so lists and states are always what the database and the tasks say.
 //!
