@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use orlop_api::{Any, Message};
 use orlop_base::clock::SystemClock;
 use orlop_base::config::{Config, Loaded, Sources};
+use orlop_meta::MigrationReport;
 use orlop_runtime::Publication;
 
 use crate::daemon;
@@ -109,22 +110,36 @@ fn migrate(config: &Config, dry_run: bool, rollback: Option<PathBuf>) -> anyhow:
     let path = config.engine.root.join("meta.db");
     let clock = SystemClock::shared();
     if let Some(backup) = rollback {
-        orlop_meta::rollback(&path, &backup, &clock)
+        let undone = orlop_meta::rollback(&path, &backup, &clock)
             .with_context(|| format!("cannot roll back to {}", backup.display()))?;
-        return print(&format!("{} is in place again\n", backup.display()));
-    }
-    let report = orlop_meta::dry_run(&path)?;
-    if dry_run || report.from == report.to {
         return print(&format!(
-            "schema version {}, this program's is {}\n",
-            report.from, report.to
+            "{} is in place again; what it replaced is now {}\n",
+            backup.display(),
+            undone.display()
         ));
     }
-    orlop_meta::Db::open(&path, clock, orlop_meta::Backends::default())?;
-    print(&format!(
-        "migrated from schema version {} to {}\n",
-        report.from, report.to
-    ))
+    let report = if dry_run {
+        orlop_meta::dry_run(&path)?
+    } else {
+        orlop_meta::migrate(&path, &clock)?
+    };
+    print(&migration_text(&report, dry_run))
+}
+
+/// A line for the whole, and one for each step, backup and stranger.
+fn migration_text(report: &MigrationReport, is_dry: bool) -> String {
+    let MigrationReport { from, to, .. } = report;
+    let mut lines = vec![match (from == to, is_dry) {
+        (true, _) => format!("schema version {from} is this program's: nothing to do"),
+        (false, true) => format!("would migrate from schema version {from} to {to}"),
+        (false, false) => format!("migrated from schema version {from} to {to}"),
+    }];
+    lines.extend(report.steps.iter().map(|step| format!("step {step}")));
+    let backup = report.backup.as_ref();
+    lines.extend(backup.map(|backup| format!("backup {}", backup.display())));
+    let unknown = report.unknown.iter();
+    lines.extend(unknown.map(|what| format!("unknown, and left as it is: {what}")));
+    lines.join("\n") + "\n"
 }
 
 fn publish(socket: &Path, arguments: PublishArguments) -> anyhow::Result<()> {
@@ -152,4 +167,36 @@ fn print(text: &str) -> anyhow::Result<()> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("cannot write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_migration_tells_its_steps_its_backup_and_what_it_did_not_know() {
+        let mut report = MigrationReport {
+            from: 1,
+            to: 2,
+            steps: vec!["2: sandboxes".to_owned()],
+            backup: None,
+            unknown: vec!["table plugin_of_somebody".to_owned()],
+        };
+        assert_eq!(
+            migration_text(&report, true),
+            "would migrate from schema version 1 to 2\nstep 2: sandboxes\n\
+             unknown, and left as it is: table plugin_of_somebody\n"
+        );
+        report.backup = Some("/r/meta.db.v1-20260101T000000Z".into());
+        report.unknown.clear();
+        assert_eq!(
+            migration_text(&report, false),
+            "migrated from schema version 1 to 2\nstep 2: sandboxes\nbackup /r/meta.db.v1-20260101T000000Z\n"
+        );
+        report.from = 2;
+        report.backup = None;
+        report.steps.clear();
+        let text = "schema version 2 is this program's: nothing to do\n";
+        assert_eq!(migration_text(&report, false), text);
+    }
 }

@@ -51,7 +51,7 @@ pub use records::{
     Namespaces, NewTask, Runtime, Sandbox, Sandboxes, Task, TaskState, TaskUpdate, Tasks,
     TypedBytes,
 };
-pub use schema::{MigrationReport, SCHEMA_VERSION, dry_run, rollback};
+pub use schema::{MigrationReport, SCHEMA_VERSION, dry_run, migrate, rollback};
 pub use snapshots::{CommitOptions, Snapshot, SnapshotOptions, Snapshots};
 pub use view::View;
 pub use watch::WatchGuard;

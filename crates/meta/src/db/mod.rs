@@ -128,7 +128,7 @@ impl Db {
     /// `InUse`, `NewerSchema`, `Foreign`, `Database`, `Io`.
     pub fn open(path: &Path, clock: SharedClock, backends: Backends) -> Result<Self, Error> {
         let lock = schema::lock(path)?;
-        let report = schema::migrate(path, &clock)?;
+        let report = schema::migrate_locked(path, &clock)?;
         if let Some(backup) = &report.backup {
             tracing::info!(from = report.from, to = report.to, backup = %backup.display(), "database migrated");
         }

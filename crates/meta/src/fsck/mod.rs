@@ -26,7 +26,7 @@ mod mounts;
 mod queue;
 mod references;
 mod rows;
-mod session;
+pub(crate) mod session;
 mod snapshots;
 
 /// What to look at, and what to do about it.

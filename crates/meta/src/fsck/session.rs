@@ -4,7 +4,8 @@ use rusqlite::OptionalExtension;
 
 use crate::{Db, Error};
 
-const SETTING: &str = "session";
+/// The name of the row of `settings`.
+pub(crate) const SETTING: &str = "session";
 const RUNNING: &str = "running";
 const ENDED: &str = "ended";
 

@@ -10,6 +10,9 @@ use rusqlite::Connection;
 use super::{lock, open_for_writing, open_to_read, suffixed, version};
 use crate::Error;
 
+/// Ends the name of a backup that is being written; SQLite's journal of it is beside it.
+const PARTIAL: &str = ".partial";
+
 /// Writes a consistent copy of the open database beside it.
 pub(super) fn create(
     connection: &Connection,
@@ -18,14 +21,31 @@ pub(super) fn create(
     clock: &SharedClock,
 ) -> Result<PathBuf, Error> {
     let backup = unused(path, &format!(".v{version}-{}", stamp(clock.wall())));
-    let partial = suffixed(&backup, ".partial");
-    remove_if_there(&partial)?;
+    let partial = suffixed(&backup, PARTIAL);
+    remove_partial(path);
     connection
         .execute("VACUUM INTO ?1", [partial.to_string_lossy()])
         .map_err(Error::database("back the database up"))?;
     sync(&partial)?;
     rename(&partial, &backup)?;
     Ok(backup)
+}
+
+/// Removes the beginnings of backups, and their journals, that a killed migration left beside the database. Those that
+/// stay cost only space.
+fn remove_partial(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return;
+    };
+    let begin = format!("{}.v", name.to_string_lossy());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(&begin) && name.contains(PARTIAL) {
+            let removed = remove_if_there(&entry.path());
+            tracing::info!(%name, removed = removed.is_ok(), "a killed migration left half a backup");
+        }
+    }
 }
 
 /// Puts `backup` in the database's place. Nothing is deleted: what was there is renamed, and its new name returned.

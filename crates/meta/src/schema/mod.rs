@@ -21,6 +21,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::Error;
 
 mod backup;
+mod unknown;
 
 pub use backup::rollback;
 
@@ -52,25 +53,6 @@ const STEPS: &[Step] = &[
 /// The schema version this program writes.
 pub const SCHEMA_VERSION: i64 = 2;
 
-/// Tables of any version up to [`SCHEMA_VERSION`]; others are reported, and left alone.
-const TABLES: &[&str] = &[
-    "containers",
-    "content",
-    "counters",
-    "images",
-    "ingests",
-    "leases",
-    "namespaces",
-    "nodes",
-    "outbox",
-    "refs",
-    "sandboxes",
-    "settings",
-    "snapshots",
-    "sweeps",
-    "tasks",
-];
-
 /// What a migration did, or in a dry run would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MigrationReport {
@@ -82,7 +64,7 @@ pub struct MigrationReport {
     pub steps: Vec<String>,
     /// The backup made before; none for a new database, for an up-to-date one, and in a dry run.
     pub backup: Option<PathBuf>,
-    /// Tables and settings this program does not know. They are left as they are.
+    /// Tables, and rows of known tables, that this program does not know. They are left as they are.
     pub unknown: Vec<String>,
 }
 
@@ -96,14 +78,28 @@ pub fn dry_run(path: &Path) -> Result<MigrationReport, Error> {
     }
     let connection = open_to_read(path)?;
     let from = version(&connection, path)?;
-    Ok(report(from, unknown(&connection)?, None))
+    Ok(report(from, strangers(&connection, from)?, None))
 }
 
-/// Brings the database at `path` to [`SCHEMA_VERSION`], after a backup if it holds an older one.
-pub(crate) fn migrate(path: &Path, clock: &SharedClock) -> Result<MigrationReport, Error> {
+/// Migrates the database of a stopped daemon, as opening it would.
+///
+/// # Errors
+/// `InUse`, `NewerSchema`, `Foreign`, `Database`, `Io`.
+pub fn migrate(path: &Path, clock: &SharedClock) -> Result<MigrationReport, Error> {
+    let _lock = lock(path)?;
+    migrate_locked(path, clock)
+}
+
+/// Brings the database at `path` to [`SCHEMA_VERSION`], after a backup if it holds an older one. The caller holds the
+/// lock.
+pub(crate) fn migrate_locked(path: &Path, clock: &SharedClock) -> Result<MigrationReport, Error> {
     let mut connection = open_for_writing(path)?;
     let from = version(&connection, path)?;
-    let unknown = unknown(&connection)?;
+    let unknown = if from == SCHEMA_VERSION {
+        unknown::tables(&connection)?
+    } else {
+        strangers(&connection, from)?
+    };
     if !unknown.is_empty() {
         tracing::warn!(
             ?unknown,
@@ -225,19 +221,13 @@ fn apply(connection: &mut Connection, from: i64) -> Result<(), Error> {
     transaction.commit().map_err(failed)
 }
 
-fn unknown(connection: &Connection) -> Result<Vec<String>, Error> {
-    let failed = Error::database("list the database's tables");
-    let mut statement = connection
-        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
-        .map_err(failed)?;
-    let names = statement
-        .query_map([], |row| row.get::<_, String>(0))
-        .map_err(failed)?;
-    let names = names.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let strangers = names
-        .into_iter()
-        .filter(|name| !TABLES.contains(&name.as_str()));
-    Ok(strangers.map(|name| format!("table {name}")).collect())
+/// All that a migration from version `from` would meet and not know.
+fn strangers(connection: &Connection, from: i64) -> Result<Vec<String>, Error> {
+    let mut found = unknown::tables(connection)?;
+    if from > 0 {
+        found.extend(unknown::rows(connection)?);
+    }
+    Ok(found)
 }
 
 fn report(from: i64, unknown: Vec<String>, backup: Option<PathBuf>) -> MigrationReport {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use orlop_base::clock::{ManualClock, SharedClock};
-use orlop_meta::{Backends, Db, Runtime, SCHEMA_VERSION, Sandbox, dry_run, rollback};
+use orlop_meta::{Backends, Db, Runtime, SCHEMA_VERSION, Sandbox, dry_run, migrate, rollback};
 use orlop_types::{Namespace, SandboxId};
 use rusqlite::Connection;
 
@@ -69,6 +69,55 @@ fn version_1_is_backed_up_and_migrated_with_all_its_records() {
     let view = again.namespace(&Namespace::new("k8s.io").unwrap());
     assert_eq!(view.images().list(&[]).unwrap(), images);
     assert_eq!(view.sandboxes().list(&[]).unwrap(), []);
+}
+
+#[test]
+fn rows_that_nobody_here_knows_are_reported_and_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meta.db");
+    version_1(&path);
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO nodes (namespace, kind, scope, key) VALUES (1, 42, '', 'a'), (1, 42, '', 'b');
+             INSERT INTO settings VALUES ('session', 'ended'), ('colour', 'blue');
+             INSERT INTO sweeps (kind, scope, key, bytes, queued_at, next_try_at) VALUES (9, '', 'x', 1, 1, 1);",
+        )
+        .unwrap();
+    drop(connection);
+    let expected = [
+        "table plugin_of_somebody",
+        "2 rows of nodes with kind 42",
+        "1 rows of sweeps with kind 9",
+        "row \"colour\" of settings",
+    ];
+    assert_eq!(dry_run(&path).unwrap().unknown, expected);
+    let report = migrate(&path, &clock()).unwrap();
+    assert_eq!(report.unknown, expected);
+    assert!(report.backup.is_some());
+    assert_eq!(
+        dry_run(&path).unwrap().unknown,
+        expected,
+        "left as they are"
+    );
+    assert_eq!(migrate(&path, &clock()).unwrap().backup, None);
+}
+
+#[test]
+fn half_a_backup_of_a_killed_migration_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meta.db");
+    version_1(&path);
+    let half = folder.path().join("meta.db.v1-20250101T000000Z.partial");
+    let whole = folder.path().join("meta.db.v1-20250101T000000Z");
+    let journal = folder
+        .path()
+        .join("meta.db.v1-20250101T000000Z.partial-journal");
+    for file in [&half, &whole, &journal] {
+        std::fs::File::create(file).unwrap();
+    }
+    migrate(&path, &clock()).unwrap();
+    assert!(!half.exists() && !journal.exists() && whole.exists());
 }
 
 #[test]
