@@ -4,8 +4,8 @@
 //! says its number on standard output and ends; the first process gives up everything it has, and reaps. Both run from a
 //! sealed file in memory, their descriptor 3.
 //!
-//! Crash: the first process depends on nobody. Ordering: the starter says the number only when the first process has given
-//! everything up.
+//! Crash: the first process ends with the daemon until that says, on standard input, that it has put it on record; from then
+//! on it depends on nobody. Ordering: the starter says the number only when the first process has given everything up.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -65,7 +65,7 @@ pub(crate) fn start(args: impl Iterator<Item = String>) -> Result<Vec<u8>, Fault
     Ok(started.to_string().into_bytes())
 }
 
-/// Is the first process; returns only if it cannot be.
+/// Is the first process; returns only if it cannot be, or need not be because its pod is not on record.
 pub(crate) fn be_first() -> Result<Vec<u8>, Fault> {
     let failed = |error| Fault::io("be", "the first process", error);
     // A name for people: the program's own would be that of its descriptor.
@@ -75,6 +75,11 @@ pub(crate) fn be_first() -> Result<Vec<u8>, Fault> {
     let mut ends = SignalFd::new(&[Signal::CHILD.as_raw()]).map_err(failed)?;
     io::stdout().write_all(READY).map_err(failed)?;
     io::stdout().flush().map_err(failed)?;
+    let mut released = [0];
+    if io::stdin().read(&mut released).map_err(failed)? == 0 {
+        // Whoever started this process is gone, and no other daemon knows of it.
+        return Ok(Vec::new());
+    }
     loop {
         let mut fds = [PollFd::from_borrowed_fd(ends.as_fd(), PollFlags::IN)];
         // An interruption is as good as a signal: the look costs nothing.
@@ -92,6 +97,7 @@ fn start_first() -> io::Result<i32> {
         .arg(FIRST)
         .dir("/")
         .own_group()
+        .stdin(Input::Inherit)
         .stdout(Input::Fd(teller.as_fd()))
         .stderr(Input::Inherit)
         .extra_fd(program.as_fd())

@@ -186,6 +186,14 @@ impl Cache {
         Ok(entries)
     }
 
+    /// Removes what a killed process had begun to write. Only while nothing is attached: a writer's file would go too.
+    pub(crate) fn remove_stale_temporaries(&self) -> Result<(), CacheFault> {
+        if let Some(folder) = self.open()? {
+            folder.remove_stale_temporaries()?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn remove(
         &self,
         network: &str,

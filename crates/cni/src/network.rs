@@ -351,12 +351,16 @@ pub struct Collected {
 }
 
 /// Takes down every cached attachment that is not in `valid` (container, interface), each as it was made, and has the
-/// plugins of today's network free what else belongs to nobody. Nothing may be attached meanwhile: it would not be in
-/// `valid`.
+/// plugins of today's network free what else belongs to nobody; what a killed process had begun to write goes too.
+/// Nothing may be attached meanwhile: it would not be in `valid`.
 #[must_use]
 pub fn collect<R: Runner>(settings: &Settings, runner: R, valid: &[(String, String)]) -> Collected {
     let mut collected = Collected::default();
-    let entries = match Cache::new(&settings.cache_folder).entries() {
+    let cache = Cache::new(&settings.cache_folder);
+    let entries = match cache
+        .remove_stale_temporaries()
+        .and_then(|()| cache.entries())
+    {
         Ok(entries) => entries,
         Err(source) => {
             let container = "*".to_owned();
@@ -645,9 +649,12 @@ mod tests {
             ..attachment(&bench)
         };
         network.add(&lost).unwrap();
+        let half_written = bench.settings.cache_folder.join("results/.orlop-tmp-1-0");
+        write(&half_written, "{");
         let valid = [("web".to_owned(), "eth0".to_owned())];
         let collected = collect(&bench.settings, &script, &valid);
         assert_eq!(collected.detached, ["leaked"]);
+        assert!(!half_written.exists());
         assert!(collected.failures.is_empty(), "{:?}", collected.failures);
         assert_eq!(commands(&script)[2..], ["DEL a", "GC a"]);
         let asked = script.asked.lock().unwrap();

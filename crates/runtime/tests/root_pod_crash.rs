@@ -15,11 +15,17 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use orlop_runtime::pod::{PodPhase, ProcessNamespace};
-use support::{Life, Node, config, eventually, namespace};
+use orlop_runtime::pod::{IdMaps, IdRange, PodPhase, ProcessNamespace};
+use support::{Life, Node, config, eventually, namespace, output};
 
 /// The folder of the node on which the test program is to be a daemon.
 const NODE: &str = "ORLOP_TEST_NODE";
+
+/// Set if the pod is to have a user namespace.
+const USERS: &str = "ORLOP_TEST_USERS";
+
+/// How long what a killed daemon began may go on: a plugin or a starter that it called.
+const LEFT_MAX: Duration = Duration::from_secs(20);
 
 /// Moments at which the daemon is killed, over each life of a pod.
 const MOMENTS: u32 = 24;
@@ -37,6 +43,7 @@ async fn daemon() {
     say("begin");
     let mut asked = config("victim");
     asked.namespaces.processes = ProcessNamespace::Pod;
+    asked.namespaces.user = std::env::var_os(USERS).map(|_| users());
     let id = life.run(asked).await;
     say("made");
     life.runtime.stop_pod(&namespace(), &id).await.unwrap();
@@ -46,14 +53,27 @@ async fn daemon() {
     life.end().await;
 }
 
+fn users() -> IdMaps {
+    let range = IdRange {
+        inside: 0,
+        outside: 500_000,
+        count: 65_536,
+    };
+    IdMaps {
+        uids: vec![range],
+        gids: vec![range],
+    }
+}
+
 fn say(word: &str) {
     let mut out = std::io::stdout();
     writeln!(out, "\n>{word}").unwrap();
     out.flush().unwrap();
 }
 
-fn start(node: &Node) -> Child {
+fn start(node: &Node, with_users: bool) -> Child {
     Command::new(std::env::current_exe().unwrap())
+        .envs(with_users.then_some((USERS, "1")))
         .args(["--exact", "daemon", "--nocapture"])
         .env(NODE, node.folder())
         .stdout(Stdio::piped())
@@ -70,8 +90,8 @@ fn wait_for(lines: &mut impl Iterator<Item = std::io::Result<String>>, word: &st
 }
 
 /// How long a life takes when nobody ends it, from its beginning.
-fn measure(node: &Node) -> Duration {
-    let mut child = start(node);
+fn measure(node: &Node, with_users: bool) -> Duration {
+    let mut child = start(node, with_users);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     wait_for(&mut lines, "begin");
     let begun = Instant::now();
@@ -99,22 +119,42 @@ async fn recover(node: &Node, life: &Life) {
         }
         life.remove(&pod.id).await;
     }
-    eventually("nothing is left", async || node.traces().is_empty()).await;
+    let mut left = node.traces();
+    let deadline = Instant::now() + LEFT_MAX;
+    while !left.is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        left = node.traces();
+    }
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_killed_at_any_moment_leaves_nothing_to_its_successor() {
-    let node = Node::new(20);
-    let whole = measure(&node);
+    kill_at_many_moments(20, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_whose_pods_have_user_namespaces() {
+    kill_at_many_moments(21, true).await;
+}
+
+async fn kill_at_many_moments(subnet: u8, with_users: bool) {
+    let node = Node::new(subnet);
+    let whole = measure(&node, with_users);
     assert!(node.traces().is_empty(), "{:?}", node.traces());
     let mut phases = std::collections::BTreeSet::new();
     for moment in 0..MOMENTS {
-        let mut child = start(&node);
+        let mut child = start(&node, with_users);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         wait_for(&mut lines, "begin");
         std::thread::sleep(whole * moment / MOMENTS);
         child.kill().unwrap();
         child.wait().unwrap();
+        let holder = format!("user-namespace {}", child.id());
+        eventually("what held a user namespace has ended", async || {
+            output("pgrep", &["-f", &holder]).is_empty()
+        })
+        .await;
         let life = node.begin();
         let found = life.pods().await;
         phases.insert(

@@ -83,17 +83,6 @@ pub(super) fn remove(cgroup: &Path) -> Result<(), PodError> {
     outcome
 }
 
-/// The processes in a group, by their numbers. What cannot be read has none.
-pub(super) fn processes(cgroup: &Path) -> Vec<u32> {
-    let folders = folders(cgroup).unwrap_or_default();
-    let texts = folders
-        .iter()
-        .filter_map(|folder| std::fs::read_to_string(folder.join("cgroup.procs")).ok());
-    texts
-        .flat_map(|text| text.lines().flat_map(str::parse).collect::<Vec<_>>())
-        .collect()
-}
-
 fn remove_folder(folder: &Path, deadline: Instant) -> std::io::Result<()> {
     loop {
         // Only the group itself: one that still has processes or groups below is refused by the kernel.

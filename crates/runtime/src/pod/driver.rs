@@ -13,6 +13,7 @@ use orlop_meta::{Event, Sandbox};
 use orlop_types::ErrorKind;
 
 use super::error::PodError;
+use super::init::Leash;
 use super::machine::{PodEffect, PodEvent, PodPhase, PodStep};
 use super::record::{EXTENSION, PodKey, PodRecord};
 use super::table::Cell;
@@ -28,6 +29,8 @@ pub(super) struct Driver {
     record: PodRecord,
     /// Whether the record's row exists.
     stored: bool,
+    /// Holds the first process until it is on record.
+    leash: Option<Leash>,
     /// The phase that subscribers know of.
     told: PodPhase,
     /// Why the creation failed that is being undone.
@@ -46,6 +49,7 @@ impl Driver {
             told: record.state.phase,
             record,
             stored: false,
+            leash: None,
             cause: None,
             failures: Vec::new(),
         }
@@ -178,7 +182,9 @@ impl Driver {
                 let job = blocking::run("make a pod's namespaces", move || {
                     namespaces::create(&core.pods.settings, &key, &record, limit)
                 });
-                self.record.init = self.in_time(step, job).await??;
+                let started = self.in_time(step, job).await??;
+                (self.record.init, self.leash) =
+                    started.map(|started| (started.init, started.leash)).unzip();
                 Ok(())
             }
             PodStep::Network => {
@@ -322,7 +328,11 @@ impl Driver {
         self.written(written.await)?;
         self.stored = true;
         self.told = phase;
-        Ok(())
+        let released = self.leash.take().map_or(Ok(()), Leash::release);
+        released.map_err(|error| PodError::Init {
+            pod: self.key.pod.to_string(),
+            fault: format!("has ended before it was on record: {error}"),
+        })
     }
 
     /// What subscribers are told with a record in `phase`, if that is new to them.

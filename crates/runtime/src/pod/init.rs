@@ -4,11 +4,12 @@
 //! through `/proc/1` can be neither changed nor entered. It joins the pod's other namespaces, gives up the host's root and
 //! all its capabilities, and reaps.
 //!
-//! Crash: it does not need the daemon. Its namespace is pinned, so that the next daemon can tell it from another process
-//! that got its number.
+//! Crash: it does not need the daemon once it is on record. Until then it hangs on a [`Leash`] and ends with the daemon that
+//! started it, because no other would know of it. Its namespace is pinned, so that the next daemon can tell it from another
+//! process that got its number.
 
 use std::fs::{File, metadata};
-use std::io;
+use std::io::{self, PipeWriter, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use orlop_sys::namespace;
-use orlop_sys::process::{RunError, Spawn, Stranger, run, sealed_in_memory};
+use orlop_sys::process::{Input, RunError, Spawn, Stranger, run, sealed_in_memory};
 
 use super::PodInit;
 use super::error::PodError;
@@ -31,6 +32,9 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// How the kernel is to spare it when memory runs out, as Kubernetes has it for a pause container.
 const OOM_SCORE: &str = "-998";
 
+/// What a first process waits for before it goes on without its starter.
+const RELEASED: &[u8] = b"1";
+
 /// Where the executable is seen by a process that has it as its first further descriptor.
 const EXECUTABLE: &str = "/proc/self/fd/3";
 
@@ -40,6 +44,24 @@ static PROGRAM: Mutex<Option<(PathBuf, Arc<File>)>> = Mutex::new(None);
 /// The process's own cgroup: below the pod's, because version 2 allows processes only in the last group of a branch.
 pub(super) fn cgroup(pod: &Path, key: &PodKey) -> PathBuf {
     pod.join(key.pod.as_str())
+}
+
+/// Ties a first process to whoever started it: the process ends when this is dropped, with the daemon at the latest.
+#[derive(Debug)]
+pub(super) struct Leash(PipeWriter);
+
+impl Leash {
+    /// Lets it outlive the daemon, which has put it on record.
+    pub(super) fn release(mut self) -> io::Result<()> {
+        self.0.write_all(RELEASED)
+    }
+}
+
+/// A first process that is not on record yet.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) init: PodInit,
+    pub(super) leash: Leash,
 }
 
 /// What the process is put into before it starts.
@@ -59,7 +81,7 @@ pub(super) fn start(
     surroundings: &Surroundings<'_>,
     target: &Path,
     limit: Duration,
-) -> Result<PodInit, PodError> {
+) -> Result<Started, PodError> {
     let failed = |fault: String| PodError::Init {
         pod: key.pod.to_string(),
         fault,
@@ -70,6 +92,7 @@ pub(super) fn start(
         let with_flag = |path: &PathBuf| [flag.into(), path.clone().into_os_string()];
         paths.iter().flat_map(with_flag).collect::<Vec<_>>()
     };
+    let (hold, leash) = io::pipe().map_err(|error| failed(format!("cannot be held: {error}")))?;
     let spawn = Spawn::new(EXECUTABLE)
         .env_clear()
         .args(["pod-init", "-oom-score", OOM_SCORE])
@@ -82,6 +105,7 @@ pub(super) fn start(
         .args(listed("-join", surroundings.namespaces))
         .args(listed("-procs", surroundings.cgroups))
         .own_group()
+        .stdin(Input::Fd(hold.as_fd()))
         .extra_fd(program.as_fd());
     let finished = run(spawn, limit, ANSWER_BYTES_MAX).map_err(|error| match error {
         RunError::TimedOut { timeout } => failed(format!("did not start within {timeout:?}")),
@@ -97,15 +121,12 @@ pub(super) fn start(
     };
     let init = PodInit { pid };
     let own = PathBuf::from(format!("/proc/{pid}/ns/pid"));
-    namespace::pin(&own, target).map_err(|source| {
-        // Nobody could find it later.
-        drop(kill(init));
-        PodError::Namespace {
-            pod: key.pod.to_string(),
-            source,
-        }
+    namespace::pin(&own, target).map_err(|source| PodError::Namespace {
+        pod: key.pod.to_string(),
+        source,
     })?;
-    Ok(init)
+    let leash = Leash(leash);
+    Ok(Started { init, leash })
 }
 
 /// Ends the process, and with it all others of its namespace. Blocks until it has ended.
@@ -121,14 +142,6 @@ pub(super) fn end(key: &PodKey, init: Option<PodInit>, pinned: &Path) -> Result<
         Ok(true) => Ok(()),
         Ok(false) => Err(failed(format!("did not end within {END_LIMIT:?}"))),
         Err(error) => Err(failed(format!("cannot be ended: {error}"))),
-    }
-}
-
-/// Ends what is in the process's own `cgroup`: a daemon that was killed may have started one that is not on record.
-pub(super) fn end_unrecorded(cgroup: &Path) {
-    for pid in super::cgroup::processes(cgroup) {
-        // One that does not end keeps the group, whose removal then says so.
-        drop(kill(PodInit { pid }));
     }
 }
 

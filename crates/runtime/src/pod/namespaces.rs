@@ -15,10 +15,11 @@ use orlop_types::Mount;
 use super::config::{IdMaps, PodConfig, ProcessNamespace};
 use super::error::PodError;
 use super::init;
+use super::init::Started;
 use super::record::{PodKey, PodRecord};
 use super::settings::PodSettings;
 use super::sysctl::{Unprivileged, parameters};
-use super::{PodInit, PodPlaces, cgroup, files};
+use super::{PodPlaces, cgroup, files};
 
 /// Where `ip netns` looks.
 const NETWORKS_FOLDER: &str = "/run/netns";
@@ -59,7 +60,7 @@ pub(super) fn create(
     key: &PodKey,
     record: &PodRecord,
     limit: Duration,
-) -> Result<Option<PodInit>, PodError> {
+) -> Result<Option<Started>, PodError> {
     let config = &record.config;
     let unprivileged = Unprivileged {
         ports: settings.unprivileged_ports,
@@ -131,7 +132,6 @@ pub(super) fn remove(key: &PodKey, record: &PodRecord) -> Vec<PodError> {
     if let Some(pinned) = &record.places.processes {
         keep(init::end(key, record.init, pinned));
         let own = init::cgroup(&cgroup, key);
-        init::end_unrecorded(&own);
         keep(cgroup::remove(&own));
     }
     for path in record.places.namespaces() {
