@@ -24,7 +24,7 @@ use orlop_types::SnapshotterName;
 
 use crate::daemon::NETWORK_JOBS_MAX;
 
-use crate::facts;
+use crate::{facts, handler_options};
 
 /// What clients that know containerd call the default runtime; served by our shim, whose options are the same.
 const RUNC_V2: &str = "io.containerd.runc.v2";
@@ -284,12 +284,15 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
         address: engine.socket.clone(),
         ttrpc_address: ttrpc_address(&engine.socket),
         publish_binary: std::env::current_exe().context("cannot tell where orlopd is")?,
-        runtimes: runtimes(config, oci_runtimes, &folders),
+        runtimes: runtimes(config, oci_runtimes, &folders)?,
         default_runtime: ORLOP_V1.to_owned(),
         step_limit: config.runtime.step_timeout,
         network: network_settings(config),
+        cdi_folders: config.runtime.cdi_spec_dirs.clone(),
         pods: PodSettings {
             network_jobs_max: NETWORK_JOBS_MAX,
+            unprivileged_ports: config.cri.enable_unprivileged_ports,
+            unprivileged_icmp: config.cri.enable_unprivileged_icmp,
             ..PodSettings::new(engine.state.join("pods"), shim(config, "", &folders))
         },
         cgroup_parent: if uses_systemd(config.runtime.cgroup_driver) {
@@ -316,27 +319,39 @@ fn runtimes(
     config: &Config,
     oci_runtimes: &[OciRuntime],
     folders: &[PathBuf],
-) -> BTreeMap<String, RuntimeSettings> {
+) -> anyhow::Result<BTreeMap<String, RuntimeSettings>> {
     let default_runtime = oci_runtimes
         .iter()
         .find(|runtime| runtime.error.is_none())
         .and_then(|runtime| runtime.path.clone());
-    let settings = |name: &str, executable: Option<PathBuf>| RuntimeSettings {
-        shim_binary: Some(shim(config, name, folders)),
-        options: Some(any::pack(&runc_options(config, executable))),
-    };
     let mut runtimes = BTreeMap::new();
     for name in [ORLOP_V1, RUNC_V2] {
-        runtimes.insert(name.to_owned(), settings("", default_runtime.clone()));
+        let settings = RuntimeSettings {
+            shim_binary: Some(shim(config, "", folders)),
+            options: Some(any::pack(&runc_options(config, default_runtime.clone()))),
+            ..RuntimeSettings::default()
+        };
+        runtimes.insert(name.to_owned(), settings);
     }
     for (name, handler) in &config.runtime.handlers {
         let own = Some(&handler.oci_runtime)
             .filter(|name| !name.is_empty())
             .and_then(|name| find_executable(name, folders));
         let executable = own.or_else(|| default_runtime.clone());
-        runtimes.insert(name.clone(), settings(&handler.shim, executable));
+        let binary = shim(config, &handler.shim, folders);
+        let is_own = handler.shim.is_empty() || handler.shim == config.runtime.shim;
+        let engine = runc_options(config, executable);
+        let options = handler_options::pack(&binary, is_own, &handler.options, engine)
+            .with_context(|| format!("runtime.handlers.{name}.options"))?;
+        let settings = RuntimeSettings {
+            shim_binary: Some(binary),
+            options,
+            pod_annotations: handler.pod_annotations.clone(),
+            container_annotations: handler.container_annotations.clone(),
+        };
+        runtimes.insert(name.clone(), settings);
     }
-    runtimes
+    Ok(runtimes)
 }
 
 fn runc_options(config: &Config, executable: Option<PathBuf>) -> RuncOptions {

@@ -19,6 +19,7 @@ mod engine;
 mod facts;
 mod failure;
 mod figures;
+mod handler_options;
 mod handlers;
 mod memory;
 mod metrics;

@@ -19,6 +19,7 @@ use orlop_types::{ContainerId, Labels, LeaseId, Mount, Namespace, SnapshotKey, S
 
 use crate::Error;
 use crate::bundle::Bundle;
+use crate::cdi::{self, DeviceName, Edits};
 use crate::core::Core;
 use crate::record::LastTask;
 use crate::runtime::Runtime;
@@ -64,7 +65,7 @@ pub struct NewContainer {
     pub snapshotter: SnapshotterName,
     /// What the user asks for.
     pub options: ContainerOptions,
-    /// Devices of the host on top: `PATH`, `PATH:TARGET` or `PATH:TARGET:PERMISSIONS`.
+    /// Devices on top: of the host, `PATH`, `PATH:TARGET` or `PATH:TARGET:PERMISSIONS`; or by name, `VENDOR/CLASS=NAME`.
     pub devices: Vec<String>,
     /// The runtime's name; empty for the default.
     pub runtime: String,
@@ -333,14 +334,20 @@ fn make_on(
     new: &NewContainer,
     mounts: &[Mount],
 ) -> Result<Container, Error> {
-    let user = user(new, mounts)?;
+    let (named, paths): (Vec<_>, Vec<_>) = new
+        .devices
+        .iter()
+        .partition(|word| !word.starts_with('/') && word.contains('='));
+    let edits = named_devices(core, new, named)?;
+    let mut user = user(new, mounts)?;
+    user.join(edits.groups());
     let mut options = new.options.clone();
     if new.attach_network {
         options.network = Network::Pinned(network::pinned_at(namespace, &new.id));
     }
     options.cgroup_parent = cgroup_parent(core, namespace);
     options.machine = host::machine(options.security.privileged);
-    for device in &new.devices {
+    for device in paths {
         let found = find_devices(device).map_err(|source| Error::Spec {
             container: new.id.to_string(),
             source,
@@ -358,6 +365,7 @@ fn make_on(
         .limits
         .check_room()
         .and_then(|()| spec::build(&new.id, &new.image_defaults, &options, &user))
+        .and_then(|mut spec| edits.apply(&mut spec, None).map(|()| spec))
         .map_err(|source| Error::Spec {
             container: new.id.to_string(),
             source,
@@ -384,6 +392,19 @@ fn make_on(
     created.map_err(|source| Error::Record {
         container: new.id.to_string(),
         attempt: "written",
+        source,
+    })
+}
+
+/// The devices that are given by their names, `VENDOR/CLASS=NAME`.
+fn named_devices(core: &Core, new: &NewContainer, names: Vec<&String>) -> Result<Edits, Error> {
+    let names: Result<Vec<_>, _> = names
+        .into_iter()
+        .map(|name| DeviceName::parse(name))
+        .collect();
+    let found = names.and_then(|names| cdi::find(&core.settings.cdi_folders, &names));
+    found.map_err(|source| Error::Cdi {
+        container: new.id.to_string(),
         source,
     })
 }

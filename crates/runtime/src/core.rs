@@ -9,6 +9,7 @@ use orlop_api::Any;
 use orlop_base::clock::SharedClock;
 use orlop_base::task::TaskTree;
 use orlop_meta::Db;
+use orlop_types::Glob;
 
 use crate::Error;
 use crate::actor::{Handle, TaskKey};
@@ -37,6 +38,8 @@ pub struct Settings {
     pub step_limit: Duration,
     /// The network of containers that are to have one of their own.
     pub network: orlop_cni::Settings,
+    /// Where files of the Container Device Interface are looked for; later folders go before earlier ones.
+    pub cdi_folders: Vec<PathBuf>,
     /// How pods are set up.
     pub pods: crate::pod::PodSettings,
     /// The cgroup that containers of [`crate::Runtime::create_container`] are put under, from the controllers' root.
@@ -50,6 +53,10 @@ pub struct RuntimeSettings {
     pub shim_binary: Option<PathBuf>,
     /// Options for containers that bring none.
     pub options: Option<Any>,
+    /// Which annotations of a pod go into the specs of its containers.
+    pub pod_annotations: Vec<Glob>,
+    /// Which annotations of a pod's container go into its spec.
+    pub container_annotations: Vec<Glob>,
 }
 
 /// Shared by the façade and all actors.
@@ -122,6 +129,16 @@ impl Core {
         self.lock().remove(key);
     }
 
+    /// How the runtime of that name is configured, if it is.
+    pub(crate) fn configured(&self, name: &str) -> Option<&RuntimeSettings> {
+        let name = if name.is_empty() {
+            &self.settings.default_runtime
+        } else {
+            name
+        };
+        self.settings.runtimes.get(name)
+    }
+
     /// The shim's executable for a runtime's name, and the options configured for it. A path is the shim itself, as in
     /// containerd.
     pub(crate) fn runtime(&self, name: &str) -> Result<(PathBuf, Option<Any>), Error> {
@@ -133,12 +150,7 @@ impl Core {
         if name.starts_with('/') {
             return Ok((PathBuf::from(name), None));
         }
-        let configured = self
-            .settings
-            .runtimes
-            .get(name)
-            .cloned()
-            .unwrap_or_default();
+        let configured = self.configured(name).cloned().unwrap_or_default();
         if let Some(binary) = configured.shim_binary {
             return Ok((binary, configured.options));
         }

@@ -257,6 +257,15 @@ pub enum Error {
     /// The kernel gave no random number.
     #[error("there are no random numbers")]
     Random(#[source] std::io::Error),
+    /// A device by name that cannot be found or applied.
+    #[error("container {container:?} cannot have its CDI devices")]
+    Cdi {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: crate::CdiError,
+    },
     /// An operation on a container of a pod.
     #[error(transparent)]
     Member(#[from] crate::member::MemberError),
@@ -304,6 +313,7 @@ impl Error {
             Self::ExecTimeout { .. } => "ORL-E6034",
             Self::Attach { .. } => "ORL-E6035",
             Self::Forward { .. } => "ORL-E6036",
+            Self::Cdi { .. } => "ORL-E6612",
             Self::Member(source) => source.code(),
             Self::Daemon(_) => "ORL-E6012",
             Self::Gone { .. } => "ORL-E6013",
@@ -340,6 +350,7 @@ impl Error {
             Self::Deadline { .. } | Self::ExecTimeout { .. } => ErrorKind::DeadlineExceeded,
             Self::Pod(error) => error.kind(),
             Self::Record { source, .. } => source.kind(),
+            Self::Cdi { source, .. } => source.kind(),
             Self::Member(source) => source.kind(),
             Self::Daemon(_) | Self::Gone { .. } | Self::Forward { .. } => ErrorKind::Unavailable,
         }

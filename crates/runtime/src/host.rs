@@ -27,7 +27,7 @@ const NOT_DEVICES: [&str; 8] = [
 ];
 
 /// Permissions of a node, without its type.
-const PERMISSION_BITS: u32 = 0o7777;
+pub(crate) const PERMISSION_BITS: u32 = 0o7777;
 
 /// This machine; with all its devices if a privileged container is to get them.
 pub(crate) fn machine(with_devices: bool) -> Machine {
@@ -70,6 +70,11 @@ pub(crate) fn has_apparmor() -> bool {
 /// Whether SELinux confines programs here.
 pub(crate) fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+/// Whether the kernel divides caches and memory bandwidth (resctrl).
+pub(crate) fn has_resctrl() -> bool {
+    Path::new("/sys/fs/resctrl/schemata").exists()
 }
 
 /// The host's name.
@@ -164,7 +169,7 @@ fn device(metadata: &fs::Metadata, path: PathBuf, access: &str) -> Option<Device
 }
 
 /// The two parts of a device's number, as the C library packs them (makedev(3)).
-fn numbers(device: u64) -> (u32, u32) {
+pub(crate) fn numbers(device: u64) -> (u32, u32) {
     let major = device >> 8 & 0xfff | device >> 32 & 0xffff_f000;
     let minor = device & 0xff | device >> 12 & 0xffff_ff00;
     let part = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);

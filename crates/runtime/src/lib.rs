@@ -14,6 +14,7 @@
 mod actor;
 pub mod attach;
 mod bundle;
+mod cdi;
 mod container;
 mod core;
 mod dns;
@@ -40,6 +41,7 @@ mod shim;
 pub mod spec;
 
 pub use self::core::{RuntimeSettings, Settings};
+pub use cdi::CdiError;
 pub use container::{AUTO_REMOVE_LABEL, LOG_LABEL, NETWORK_LABEL, NewContainer};
 pub use error::Error;
 pub use follow::Follower;

@@ -295,6 +295,76 @@ async fn profiles_masks_and_privileges_are_in_force() {
     pod.close().await;
 }
 
+/// A hook of the OCI runtime is told them: that is what annotations in a spec are for.
+#[tokio::test(flavor = "multi_thread")]
+async fn annotations_that_a_handler_names_reach_the_oci_runtime() {
+    let pod = Pod::new(54, |asked| {
+        asked.handler = "annotated".into();
+        for name in ["pod.example/a", "container.example/a", "other/a"] {
+            asked.annotations.insert(name.into(), "of the pod".into());
+        }
+    })
+    .await;
+    let mut config = script("web", "sleep 600");
+    for name in ["pod.example/b", "container.example/b", "other/b"] {
+        let value = "of the container".to_owned();
+        config.annotations.insert(name.into(), value);
+    }
+    let id = pod.start(config).await;
+    let bundle = pod.node.folder().join("tasks/k8s.io").join(id.as_str());
+    let text = std::fs::read_to_string(bundle.join("config.json")).unwrap();
+    let spec: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let annotations = spec["annotations"].as_object().unwrap().keys();
+    let passed: Vec<_> = annotations.filter(|name| name.contains('/')).collect();
+    assert_eq!(passed, ["container.example/b", "pod.example/a"]);
+    pod.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_by_name_bring_nodes_mounts_variables_groups_and_hooks() {
+    let pod = Pod::new(53, |_| {}).await;
+    let folder = pod.node.folder().to_owned();
+    std::fs::create_dir(folder.join("cdi")).unwrap();
+    let hooked = folder.join("hooked");
+    let seen = folder.join("seen");
+    std::fs::create_dir(&seen).unwrap();
+    std::fs::write(seen.join("file"), "from the host\n").unwrap();
+    let vendor = format!(
+        "cdiVersion: 0.7.0\nkind: v.com/gpu\ncontainerEdits:\n  env: [VENDOR=v]\ndevices:\n- name: 'a'\n  containerEdits:\n    \
+         env: [A=1]\n    additionalGids: [4321]\n    deviceNodes:\n    - {{path: /dev/gpu-a, hostPath: /dev/zero, fileMode: 0640}}\n    \
+         mounts:\n    - {{hostPath: {}, containerPath: /gpu, options: [ro, rbind]}}\n    hooks:\n    \
+         - {{hookName: createRuntime, path: /bin/busybox, args: [busybox, touch, {}]}}\n- name: b\n  containerEdits:\n    env: [B=1]\n",
+        seen.display(),
+        hooked.display()
+    );
+    std::fs::write(folder.join("cdi/v.yaml"), vendor).unwrap();
+    let mut config = script(
+        "gpu",
+        "echo $VENDOR$A$B; id -G; stat -c '%a %u %t,%T' /dev/gpu-a; cat /gpu/file; dd if=/dev/gpu-a bs=4 count=1 2>/dev/null \
+         | wc -c; touch /gpu/x 2>&1 | grep -o Read-only",
+    );
+    config.cdi_devices = vec!["v.com/gpu=a".into()];
+    config.annotations =
+        BTreeMap::from([("cdi.k8s.io/x".into(), "v.com/gpu=b,v.com/gpu=a".into())]);
+    config.security.run_as = RunAs::Uid(1000);
+    let said = pod.said(config.clone()).await;
+    assert_eq!(
+        said,
+        "v11\n1000 4321 50000\n640 1000 1,5\nfrom the host\n4\nRead-only"
+    );
+    assert!(hooked.exists());
+    config.cdi_devices = vec!["v.com/gpu=gone".into()];
+    config.name = "gone".into();
+    let refused = pod.create(config).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::FailedPrecondition);
+    let text = orlop_types::chain(&refused);
+    assert!(
+        text.contains("v.com/gpu=gone") && text.contains("cdi.run"),
+        "{text}"
+    );
+    pod.close().await;
+}
+
 #[allow(clippy::too_many_lines, reason = "a table with one row per case")]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_container_may_not_have_is_refused_and_leaves_nothing() {

@@ -16,6 +16,7 @@ mod descriptor;
 mod digest;
 pub mod exit;
 pub mod filter;
+mod glob;
 pub mod idmap;
 mod ids;
 mod kind;
@@ -26,6 +27,7 @@ mod reference;
 
 pub use descriptor::{Descriptor, DescriptorError};
 pub use digest::{Algorithm, ChainId, Digest, DigestError};
+pub use glob::{Glob, GlobError};
 pub use idmap::{IdMapFault, IdMaps, IdRange};
 pub use ids::{
     ContainerId, ExecId, IdError, ImageName, IngestRef, LeaseId, Namespace, SandboxId, SnapshotKey,

@@ -2,11 +2,13 @@
 //!
 //! Everything is read and checked before anything is done, and every mistake is reported at once. An unknown
 //! key is a warning with the nearest known one, so that a file written for a newer version still starts an
-//! older one. Every setting is declared once, with its default and its explanation, in `sections`; the text
+//! older one. Every setting is declared once, with its default and its explanation, in `sections` and
+//! `running`; the text
 //! of `orlopd config default` is made from those declarations.
 
 mod problem;
 mod reader;
+mod running;
 mod sections;
 mod setting;
 
@@ -14,10 +16,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use self::problem::{ConfigError, ConfigErrors, Origin, Warning};
-pub use self::sections::{
-    CgroupDriver, Config, Cri, Engine, Gc, LogFormat, Registry, Runtime, RuntimeHandler,
-    Snapshotter, Telemetry,
-};
+pub use self::running::{CgroupDriver, Cri, Runtime, RuntimeHandler};
+pub use self::sections::{Config, Engine, Gc, LogFormat, Registry, Snapshotter, Telemetry};
 
 use self::reader::Reader;
 

@@ -1,15 +1,15 @@
 //! Every setting, with its default and its explanation.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::{Reader, Section};
+use super::running::{Cri, Runtime};
 use super::setting::{Setting, quoted};
 use crate::units::{ByteSize, TimeSpan};
 
 /// The daemon's settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Folders, socket, limits of the process.
     pub engine: Engine,
@@ -91,53 +91,6 @@ pub struct Gc {
     pub lease_expiry_default: Duration,
 }
 
-/// Section `runtime`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runtime {
-    /// The shim's program: a path, or a name looked for beside the daemon and in `PATH`.
-    pub shim: String,
-    /// OCI runtimes in order of preference: paths, or names looked for in `PATH`.
-    pub oci_runtimes: Vec<String>,
-    /// Who makes the cgroups.
-    pub cgroup_driver: CgroupDriver,
-    /// How long one step of a start may take.
-    pub step_timeout: Duration,
-    /// Folders with CNI plugins.
-    pub cni_bin_dirs: Vec<PathBuf>,
-    /// The folder with CNI configurations.
-    pub cni_conf_dir: PathBuf,
-    /// Runtimes that clients choose by name, such as `io.containerd.runc.v2`.
-    pub handlers: BTreeMap<String, RuntimeHandler>,
-}
-
-/// Section `cri`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cri {
-    /// Where exec, attach and port-forward are served: an address without a port.
-    pub stream_address: String,
-    /// And at which port; 0 for any that is free.
-    pub stream_port: u32,
-    /// A streaming connection on which nothing moves for so long is closed.
-    pub stream_idle_timeout: Duration,
-    /// How long a client may take to open its streams.
-    pub stream_creation_timeout: Duration,
-    /// PEM file with the certificate of the streaming server; empty for plain HTTP.
-    pub stream_certificate: String,
-    /// PEM file with its key.
-    pub stream_key: String,
-    /// How long output is waited for after the end of a process that left somebody behind who holds it open.
-    pub exec_drain_timeout: Duration,
-}
-
-/// Section `runtime.handlers.<name>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuntimeHandler {
-    /// The shim's program; empty for `runtime.shim`.
-    pub shim: String,
-    /// The OCI runtime's program; empty for the first of `runtime.oci_runtimes` that works.
-    pub oci_runtime: String,
-}
-
 /// Section `telemetry`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Telemetry {
@@ -186,17 +139,7 @@ words!(
         Json = "json",
     } expects "\"text\" or \"json\""
 );
-words!(
-    /// Who makes the cgroups.
-    CgroupDriver {
-        /// systemd where it runs as the first process, else cgroupfs.
-        Auto = "auto",
-        /// The OCI runtime itself.
-        Cgroupfs = "cgroupfs",
-        /// systemd, by scopes.
-        Systemd = "systemd",
-    } expects "\"auto\", \"cgroupfs\" or \"systemd\""
-);
+pub(super) use words;
 
 impl Config {
     pub(super) fn from_reader(reader: &mut Reader<'_>) -> Self {
@@ -216,7 +159,7 @@ impl Config {
     /// What no setting can say about itself.
     fn check(&self, reader: &mut Reader<'_>) {
         self.check_folders(reader);
-        self.check_streaming(reader);
+        self.cri.check(reader);
         let at_least_one = [
             ("engine.blocking_jobs_max", self.engine.blocking_jobs_max),
             ("engine.long_jobs_max", self.engine.long_jobs_max),
@@ -256,24 +199,6 @@ impl Config {
             let reason =
                 format!("{address:?} must be an address and a port, such as \"127.0.0.1:9464\"");
             reader.refuse_key("telemetry.metrics_address", reason);
-        }
-    }
-
-    fn check_streaming(&self, reader: &mut Reader<'_>) {
-        let cri = &self.cri;
-        if cri.stream_address.parse::<std::net::IpAddr>().is_err() {
-            let reason = format!(
-                "{:?} must be an address, such as \"127.0.0.1\"",
-                cri.stream_address
-            );
-            reader.refuse_key("cri.stream_address", reason);
-        }
-        if u16::try_from(cri.stream_port).is_err() {
-            reader.refuse_key("cri.stream_port", "must be at most 65535".to_owned());
-        }
-        if cri.stream_certificate.is_empty() != cri.stream_key.is_empty() {
-            let reason = "must be given together with cri.stream_certificate, or not at all";
-            reader.refuse_key("cri.stream_key", reason.to_owned());
         }
     }
 
@@ -433,99 +358,6 @@ impl Gc {
     }
 }
 
-impl Runtime {
-    fn read(s: &mut Section<'_, '_>) -> Self {
-        let oci_runtimes = ["runc", "crun", "youki"].map(str::to_owned).to_vec();
-        Self {
-            shim: s.setting(
-                "shim",
-                "containerd-shim-orlop-v1".to_owned(),
-                "The shim: a path, or a name looked for beside the daemon and in PATH.",
-            ),
-            oci_runtimes: s.setting(
-                "oci_runtimes",
-                oci_runtimes,
-                "OCI runtimes in order of preference: paths, or names looked for in PATH.",
-            ),
-            cgroup_driver: s.setting(
-                "cgroup_driver",
-                CgroupDriver::Auto,
-                "Who makes the cgroups: \"auto\", \"cgroupfs\" or \"systemd\".",
-            ),
-            step_timeout: span(
-                s,
-                "step_timeout",
-                60_000,
-                "How long one step of a container's start may take.",
-            ),
-            cni_bin_dirs: s.setting(
-                "cni_bin_dirs",
-                vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
-                "Folders with CNI plugins.",
-            ),
-            cni_conf_dir: s.setting(
-                "cni_conf_dir",
-                "/etc/cni/net.d".into(),
-                "The folder with CNI configurations.",
-            ),
-            handlers: s
-                .each("handlers", RuntimeHandler::read)
-                .into_iter()
-                .collect(),
-        }
-    }
-}
-
-impl Cri {
-    fn read(s: &mut Section<'_, '_>) -> Self {
-        Self {
-            stream_address: s.setting(
-                "stream_address",
-                "127.0.0.1".to_owned(),
-                "Where exec, attach and port-forward are served: an address of this machine.",
-            ),
-            stream_port: s.setting(
-                "stream_port",
-                0,
-                "And at which port; 0 for any that is free.",
-            ),
-            stream_idle_timeout: span(
-                s,
-                "stream_idle_timeout",
-                4 * 3_600_000,
-                "A streaming connection on which nothing moves for so long is closed.",
-            ),
-            stream_creation_timeout: span(
-                s,
-                "stream_creation_timeout",
-                30_000,
-                "How long a client may take to open its streams.",
-            ),
-            stream_certificate: s.setting(
-                "stream_certificate",
-                String::new(),
-                "PEM file with the certificate of the streaming server; empty for plain HTTP.",
-            ),
-            stream_key: s.setting("stream_key", String::new(), "PEM file with its key."),
-            exec_drain_timeout: span(
-                s,
-                "exec_drain_timeout",
-                5_000,
-                "How long output is waited for after the end of a process that left somebody behind who holds it open.",
-            ),
-        }
-    }
-}
-
-impl RuntimeHandler {
-    fn read(s: &mut Section<'_, '_>) -> Self {
-        Self {
-            shim: s.setting("shim", String::new(), "The shim's program; empty for runtime.shim."),
-            oci_runtime: s.setting("oci_runtime", String::new(), "The OCI runtime's program; empty for the first of runtime.oci_runtimes that works."),
-        }
-    }
-}
-
 impl Telemetry {
     fn read(s: &mut Section<'_, '_>) -> Self {
         Self {
@@ -538,7 +370,7 @@ impl Telemetry {
 }
 
 /// A span of time, with its default in milliseconds.
-fn span(
+pub(super) fn span(
     s: &mut Section<'_, '_>,
     key: &'static str,
     default_ms: u64,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use orlop_types::Glob;
+
 use toml::de::DeValue;
 
 use crate::units::{ByteSize, TimeSpan};
@@ -134,6 +136,70 @@ impl Setting for TimeSpan {
     fn to_toml(&self) -> String {
         quoted(&self.to_string())
     }
+}
+
+impl Setting for Glob {
+    const EXPECTS: &'static str = "a pattern such as \"vendor.com/*\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error| format!("{error}"))
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+/// Keys and values of another program. As plain text it is an inline table.
+impl Setting for toml::Table {
+    const EXPECTS: &'static str = "a table";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let document: Self = format!("value = {text}")
+            .parse()
+            .map_err(|_| format!("{text:?} must be {}", Self::EXPECTS))?;
+        let value = document.into_iter().next();
+        match value {
+            Some((_, toml::Value::Table(table))) => Ok(table),
+            Some(_) | None => Err(format!("{text:?} must be {}", Self::EXPECTS)),
+        }
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let table = value.as_table().ok_or_else(|| wrong_type::<Self>(value))?;
+        table
+            .iter()
+            .map(|(key, value)| Ok((key.get_ref().to_string(), plain(value.get_ref())?)))
+            .collect()
+    }
+
+    fn to_toml(&self) -> String {
+        toml::Value::Table(self.clone()).to_string()
+    }
+}
+
+/// A value without its place in the file.
+fn plain(value: &DeValue<'_>) -> Result<toml::Value, String> {
+    use toml::Value;
+
+    Ok(match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Integer(number) => {
+            let parsed = i64::from_str_radix(number.as_str(), number.radix());
+            Value::Integer(parsed.map_err(|_| format!("{number} is out of range"))?)
+        }
+        DeValue::Float(number) => {
+            let parsed = number.as_str().parse();
+            Value::Float(parsed.map_err(|_| format!("{} is no number", number.as_str()))?)
+        }
+        DeValue::Boolean(flag) => Value::Boolean(*flag),
+        DeValue::Datetime(moment) => Value::Datetime(*moment),
+        DeValue::Array(list) => {
+            let values = list.iter().map(|value| plain(value.get_ref()));
+            Value::Array(values.collect::<Result<_, _>>()?)
+        }
+        DeValue::Table(_) => Value::Table(toml::Table::from_toml(value)?),
+    })
 }
 
 /// As plain text the values stand between commas, and no text means no values.

@@ -114,7 +114,8 @@ impl Runtime {
     async fn look_up(&self, new: &NewMember) -> Result<Found, Error> {
         let config = new.config.clone();
         let limit = self.core.settings.step_limit;
-        let job = blocking::run_long("look up host paths", move || paths::find(&config));
+        let folders = self.core.settings.cdi_folders.clone();
+        let job = blocking::run_long("look up host paths", move || paths::find(&config, &folders));
         let Ok(found) = tokio::time::timeout(limit, job).await else {
             let mounts = new.config.mounts.iter();
             let paths: Vec<_> = mounts.map(|mount| mount.host_path.as_str()).collect();
@@ -180,19 +181,26 @@ impl Making {
             container: id.to_string(),
             source,
         })?;
-        let user = options::user(&config.security, &new.image_defaults.user, &accounts).map_err(
-            |source| Error::User {
+        let mut user = options::user(&config.security, &new.image_defaults.user, &accounts)
+            .map_err(|source| Error::User {
                 container: id.to_string(),
                 source,
-            },
-        )?;
-        let image = options::image_defaults(&new.image_defaults, pod, &found.host_name);
-        let options = options::build(config, pod, found, self.target_pid);
-        let spec =
-            spec::build(id, &image, &options, &user).map_err(|source| MemberError::Spec {
-                name: config.name.clone(),
-                source,
             })?;
+        user.join(found.edits.groups());
+        let image = options::image_defaults(&new.image_defaults, pod, &found.host_name);
+        let edits = found.edits.clone();
+        let mut options = options::build(config, pod, found, self.target_pid);
+        if let Some(runtime) = self.core.configured(&pod.config.handler) {
+            options::pass_on(&mut options.annotations, runtime, config, pod);
+        }
+        let spec = spec::build(id, &image, &options, &user).and_then(|mut spec| {
+            edits.apply(&mut spec, options.id_maps.as_ref())?;
+            Ok(spec)
+        });
+        let spec = spec.map_err(|source| MemberError::Spec {
+            name: config.name.clone(),
+            source,
+        })?;
         let log_path = options::log_path(config, pod);
         if let Some(folder) = log_path.as_deref().and_then(Path::parent) {
             make_log_folder(folder)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use orlop_types::ErrorKind;
 
+use crate::CdiError;
 use crate::pod::VolumeError;
 use crate::spec::SpecError;
 
@@ -164,12 +165,13 @@ pub enum MemberError {
         source: Box<VolumeError>,
     },
     /// A device by name that cannot be found or applied.
-    #[error("CDI device {device:?} cannot be given: {fault}")]
+    #[error("container {name:?} cannot have its CDI devices")]
     Cdi {
-        /// The device's name.
-        device: String,
-        /// What is wrong.
-        fault: String,
+        /// The container's name in the pod.
+        name: String,
+        /// Why.
+        #[source]
+        source: CdiError,
     },
 }
 
@@ -199,6 +201,7 @@ impl MemberError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::ImageVolume { source, .. } => source.kind(),
+            Self::Cdi { source, .. } => source.kind(),
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::NameTaken { .. } => ErrorKind::AlreadyExists,
             Self::Refused { .. } | Self::Unsupported { .. } => ErrorKind::FailedPrecondition,
@@ -208,8 +211,7 @@ impl MemberError {
             | Self::NotShared { .. }
             | Self::ProfileUnreadable { .. }
             | Self::ProfileInvalid { .. }
-            | Self::MemoryInUse { .. }
-            | Self::Cdi { .. } => ErrorKind::InvalidArgument,
+            | Self::MemoryInUse { .. } => ErrorKind::InvalidArgument,
             Self::HostPathsHang { .. } | Self::StillRunning { .. } => ErrorKind::DeadlineExceeded,
             Self::ForeignRecord { .. } => ErrorKind::Internal,
         }

@@ -7,6 +7,8 @@ use super::paths::Found;
 use super::{
     GroupPolicy, MemberConfig, MemberError, MemberProcesses, MemberSecurity, Profile, RunAs,
 };
+use crate::cdi::DeviceName;
+use crate::core::RuntimeSettings;
 use crate::pod::{Pod, ProcessNamespace};
 use crate::spec::{
     Accounts, BindMount, ContainerOptions, ImageDefaults, Limits, Namespaces, Network, Place,
@@ -53,7 +55,7 @@ pub(super) fn check(config: &MemberConfig, pod: &Pod) -> Result<(), MemberError>
         let fault = "its id maps are not those of the pod's user namespace";
         return Err(bad("mount", &mount.container_path, fault));
     }
-    check_not_ignored(config)?;
+    cdi_devices(config)?;
     if let Profile::Localhost(path) = &security.seccomp
         && !path.starts_with('/')
     {
@@ -65,15 +67,12 @@ pub(super) fn check(config: &MemberConfig, pod: &Pod) -> Result<(), MemberError>
     })
 }
 
-/// What this engine cannot give yet is refused: a container without its device would seem to have it.
-fn check_not_ignored(config: &MemberConfig) -> Result<(), MemberError> {
-    if let Some(device) = config.cdi_devices.first() {
-        return Err(MemberError::Cdi {
-            device: device.clone(),
-            fault: "this engine does not read CDI specifications yet".to_owned(),
-        });
-    }
-    Ok(())
+/// The devices that it asks for by name, in either way.
+pub(super) fn cdi_devices(config: &MemberConfig) -> Result<Vec<DeviceName>, MemberError> {
+    DeviceName::all(&config.cdi_devices, &config.annotations).map_err(|source| MemberError::Cdi {
+        name: config.name.clone(),
+        source,
+    })
 }
 
 /// Whether a relative path stays below the folder it is joined to.
@@ -238,6 +237,27 @@ fn annotations(config: &MemberConfig, pod: &Pod) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Adds the annotations that the runtime's configuration names. The engine's own are not for pods to set.
+pub(super) fn pass_on(
+    annotations: &mut BTreeMap<String, String>,
+    runtime: &RuntimeSettings,
+    config: &MemberConfig,
+    pod: &Pod,
+) {
+    let sources = [
+        (&config.annotations, &runtime.container_annotations),
+        (&pod.config.annotations, &runtime.pod_annotations),
+    ];
+    for (given, wanted) in sources {
+        let is_wanted = |key: &str| wanted.iter().any(|pattern| pattern.matches(key));
+        for (key, value) in given.iter().filter(|(key, _)| is_wanted(key)) {
+            annotations
+                .entry(key.clone())
+                .or_insert_with(|| value.clone());
+        }
+    }
+}
+
 /// What the image says, with the host name where no other says it.
 pub(super) fn image_defaults(image: &ImageDefaults, pod: &Pod, host_name: &str) -> ImageDefaults {
     let name = if pod.config.hostname.is_empty() {
@@ -336,14 +356,41 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_given_yet_is_refused_rather_than_left_out() {
+    fn a_device_without_a_name_is_refused_before_anything_is_looked_up() {
         let device = MemberConfig {
-            cdi_devices: vec!["v.com/gpu=0".into()],
+            annotations: BTreeMap::from([("cdi.k8s.io/a".into(), "gpu0".into())]),
             ..config()
         };
         let error = check(&device, &pod(|_| {})).unwrap_err();
         assert_eq!(error.code(), "ORL-E6612", "{error}");
         assert!(check(&config(), &pod(|_| {})).is_ok());
+    }
+
+    #[test]
+    fn annotations_pass_as_the_runtimes_configuration_says() {
+        let keys = |keys: &[&str], value: &str| -> BTreeMap<String, String> {
+            let pairs = keys.iter().map(|key| ((*key).to_owned(), value.to_owned()));
+            pairs.collect()
+        };
+        let own = "io.kubernetes.cri.sandbox-id";
+        let pod = pod(|pod| pod.config.annotations = keys(&["v.com/a", "w.com/a", own], "pod"));
+        let asked = MemberConfig {
+            annotations: keys(&["v.com/a", "v.com/b/c", "x.com/a"], "container"),
+            ..config()
+        };
+        let globs = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let runtime = RuntimeSettings {
+            pod_annotations: globs(&["v.com/*", "io.*"]),
+            container_annotations: globs(&["v.com/*", "x.com/?"]),
+            ..RuntimeSettings::default()
+        };
+        let mut made = annotations(&asked, &pod);
+        let before = made.clone();
+        pass_on(&mut made, &runtime, &asked, &pod);
+        made.retain(|key, value| before.get(key) != Some(value));
+        let mut expected = keys(&["x.com/a"], "container");
+        expected.extend(keys(&["v.com/a"], "container"));
+        assert_eq!(made, expected);
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use orlop_sys::fs::{Dir, Mode};
 use orlop_sys::mount::MountTable;
 
-use super::{MemberConfig, MemberError, MemberMount, Profile, Propagation};
+use super::{MemberConfig, MemberError, MemberMount, Profile, Propagation, options};
+use crate::cdi::{self, Edits};
 use crate::host;
 use crate::spec::{Device, Machine, Seccomp, SeccompProfile, UserMount};
 
@@ -20,6 +21,8 @@ const PROFILE_BYTES_MAX: u64 = 1 << 20;
 pub(super) struct Found {
     pub(super) mounts: Vec<UserMount>,
     pub(super) devices: Vec<Device>,
+    /// What its devices by name change in its spec.
+    pub(super) edits: Edits,
     pub(super) seccomp: Seccomp,
     pub(super) machine: Machine,
     pub(super) has_unified_cgroups: bool,
@@ -28,7 +31,7 @@ pub(super) struct Found {
 }
 
 /// Looks everything up. Missing folders of the host are made, as containerd does.
-pub(super) fn find(config: &MemberConfig) -> Result<Found, MemberError> {
+pub(super) fn find(config: &MemberConfig, cdi_folders: &[PathBuf]) -> Result<Found, MemberError> {
     check_modules(config)?;
     let mounts = config.mounts.iter().filter(|mount| mount.image.is_none());
     let mounts = mounts
@@ -54,12 +57,29 @@ pub(super) fn find(config: &MemberConfig) -> Result<Found, MemberError> {
     Ok(Found {
         mounts,
         devices,
+        edits: edits(config, cdi_folders)?,
         seccomp: seccomp(&config.security.seccomp)?,
         machine: host::machine(config.security.privileged),
         has_unified_cgroups: host::has_unified_cgroups(),
         host_name: host::name(),
         own_oom_score_adjustment: host::own_oom_score_adjustment(),
     })
+}
+
+fn edits(config: &MemberConfig, cdi_folders: &[PathBuf]) -> Result<Edits, MemberError> {
+    let devices = options::cdi_devices(config)?;
+    let edits = cdi::find(cdi_folders, &devices).map_err(|source| MemberError::Cdi {
+        name: config.name.clone(),
+        source,
+    })?;
+    if edits.divides_caches() && !host::has_resctrl() {
+        return Err(MemberError::Unsupported {
+            name: config.name.clone(),
+            feature: "shares of caches (Intel RDT, by a CDI device)",
+            evidence: "/sys/fs/resctrl is not mounted".to_owned(),
+        });
+    }
+    Ok(edits)
 }
 
 /// What would be ignored without a word by a kernel that has no such module is refused.
@@ -230,10 +250,10 @@ mod tests {
     fn links_are_followed_and_missing_folders_are_made() {
         let folder = tempfile::tempdir().unwrap();
         let (real, link) = (folder.path().join("a/b"), folder.path().join("link"));
-        let found = find(&config(bind(&real))).unwrap();
+        let found = find(&config(bind(&real)), &[]).unwrap();
         assert!(real.is_dir() && Path::new(&found.mounts[0].source) == real);
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let found = find(&config(bind(&link))).unwrap();
+        let found = find(&config(bind(&link)), &[]).unwrap();
         assert_eq!(Path::new(&found.mounts[0].source), real);
         assert_eq!(found.mounts[0].options, ["rbind", "rprivate"]);
     }
@@ -268,7 +288,7 @@ mod tests {
             ),
         ];
         for (mount, expected) in table {
-            let error = find(&config(mount)).unwrap_err().to_string();
+            let error = find(&config(mount), &[]).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -48,6 +48,13 @@ impl ResolvedUser {
         }
     }
 
+    /// Makes it a member of further groups.
+    pub(crate) fn join(&mut self, groups: &[u32]) {
+        self.additional_gids.extend(groups);
+        self.additional_gids.sort_unstable();
+        self.additional_gids.dedup();
+    }
+
     /// Resolves `user[:group]`, each a name or a number; nothing at all is the superuser.
     ///
     /// As in Docker, an explicit group drops the memberships of `/etc/group`, and a number without an account has group 0.

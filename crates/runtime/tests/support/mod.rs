@@ -11,7 +11,7 @@ use orlop_base::clock::SystemClock;
 use orlop_base::task::TaskTree;
 use orlop_meta::{Backends, Db};
 use orlop_runtime::pod::{Pod, PodConfig};
-use orlop_runtime::{NetworkSettings, PodSettings, Runtime, Settings};
+use orlop_runtime::{NetworkSettings, PodSettings, Runtime, RuntimeSettings, Settings};
 use orlop_types::{Namespace, SandboxId};
 
 /// How long anything may take on a machine that is busy with builds.
@@ -102,7 +102,7 @@ impl Node {
             ttrpc_address: at("sock.ttrpc"),
             publish_binary: "/bin/false".into(),
             shim_folders: vec![shim().parent().unwrap().to_owned()],
-            runtimes: std::collections::BTreeMap::new(),
+            runtimes: std::collections::BTreeMap::from([annotated()]),
             default_runtime: "io.containerd.orlop.v1".to_owned(),
             step_limit: Duration::from_secs(20),
             network: NetworkSettings {
@@ -111,6 +111,7 @@ impl Node {
                 cache_folder: at("cni"),
                 plugin_limit: Duration::from_secs(20),
             },
+            cdi_folders: vec![at("cdi"), at("cdi.run")],
             pods,
             cgroup_parent: self.cgroup(),
         };
@@ -264,6 +265,17 @@ pub(crate) fn config(name: &str) -> PodConfig {
         hostname: name.to_owned(),
         ..PodConfig::default()
     }
+}
+
+/// A handler that passes some annotations on.
+fn annotated() -> (String, RuntimeSettings) {
+    let settings = RuntimeSettings {
+        shim_binary: Some(shim()),
+        pod_annotations: vec!["pod.example/*".parse().unwrap()],
+        container_annotations: vec!["container.example/*".parse().unwrap()],
+        ..RuntimeSettings::default()
+    };
+    ("annotated".to_owned(), settings)
 }
 
 /// Our shim, beside the test program.

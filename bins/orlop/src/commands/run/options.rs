@@ -107,7 +107,7 @@ pub(crate) struct Options {
     /// Give every capability and device
     #[arg(long)]
     privileged: bool,
-    /// A device of the machine, such as /dev/fuse
+    /// A device: a path such as /dev/fuse, or a CDI name such as vendor.com/gpu=0
     #[arg(long, value_name = "PATH")]
     device: Vec<String>,
     /// A runtime of the daemon's configuration
