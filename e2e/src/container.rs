@@ -1,5 +1,7 @@
 //! A container's whole life by containerd's services, the same calls for both engines.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use orlop_api::any::OCI_SPEC;
 use orlop_api::containerd::services::containers::v1::container::Runtime;
@@ -19,6 +21,16 @@ use crate::client::{Client, SNAPSHOTTER};
 use crate::{Engine, Kind};
 
 const SIGKILL: u32 = 9;
+
+/// The parts of [`Cycle::run`], in order.
+pub const PARTS: [&str; 6] = [
+    "snapshot and record made",
+    "task created",
+    "started",
+    "ended",
+    "task deleted",
+    "record and snapshot removed",
+];
 
 /// Capabilities as both engines' command lines give them by default.
 const CAPABILITIES: [&str; 14] = [
@@ -60,23 +72,44 @@ impl Cycle {
         }
     }
 
-    /// Makes a container, runs `command` in it to its end, and removes everything again.
+    /// Makes a container, runs `command` in it to its end, and removes everything again. Gives how long each of
+    /// [`PARTS`] took.
     ///
     /// # Errors
     /// A call fails, or the command's exit code is not zero.
-    pub async fn run(&self, id: &str, command: &[&str]) -> Result<()> {
-        self.create(id, command).await?;
+    pub async fn run(&self, id: &str, command: &[&str]) -> Result<[Duration; PARTS.len()]> {
+        let begun = Instant::now();
+        let rootfs = self.record(id, command).await?;
+        let recorded = Instant::now();
+        self.create_task(id, rootfs).await?;
+        let created = Instant::now();
         let wait = WaitRequest {
             container_id: id.to_owned(),
             ..WaitRequest::default()
         };
         let mut tasks = self.client.tasks();
         // Asked before the start, as containerd's own clients do, so that a short life is not missed.
-        let (ended, started) = futures_util::future::join(tasks.wait(wait), self.start(id)).await;
-        started?;
+        let start = async { self.start(id).await.map(|()| Instant::now()) };
+        let (ended, started) = futures_util::future::join(tasks.wait(wait), start).await;
+        let started = started?;
         let code = ended.context("cannot wait")?.into_inner().exit_status;
         ensure!(code == 0, "container {id} ended with {code}");
-        self.remove(id).await
+        let ended = Instant::now();
+        self.delete_task(id).await?;
+        let deleted = Instant::now();
+        self.forget(id).await?;
+        let moments = [
+            begun,
+            recorded,
+            created,
+            started,
+            ended,
+            deleted,
+            Instant::now(),
+        ];
+        Ok(std::array::from_fn(|part| {
+            moments[part + 1].saturating_duration_since(moments[part])
+        }))
     }
 
     /// Makes a container and starts it.
@@ -84,7 +117,8 @@ impl Cycle {
     /// # Errors
     /// A call fails.
     pub async fn run_detached(&self, id: &str, command: &[&str]) -> Result<()> {
-        self.create(id, command).await?;
+        let rootfs = self.record(id, command).await?;
+        self.create_task(id, rootfs).await?;
         self.start(id).await
     }
 
@@ -107,10 +141,12 @@ impl Cycle {
             futures_util::future::join(tasks.wait(wait), killer.kill(request)).await;
         killed.context("cannot kill")?;
         ended.context("cannot wait")?;
-        self.remove(id).await
+        self.delete_task(id).await?;
+        self.forget(id).await
     }
 
-    async fn create(&self, id: &str, command: &[&str]) -> Result<()> {
+    /// Makes snapshot and record; gives the snapshot's mounts.
+    async fn record(&self, id: &str, command: &[&str]) -> Result<Vec<Mount>> {
         let rootfs = self.prepare(id).await?;
         let container = Container {
             id: id.to_owned(),
@@ -133,6 +169,10 @@ impl Cycle {
         };
         let made = self.client.containers().create(request).await;
         made.context("cannot create the container")?;
+        Ok(rootfs)
+    }
+
+    async fn create_task(&self, id: &str, rootfs: Vec<Mount>) -> Result<()> {
         let request = CreateTaskRequest {
             container_id: id.to_owned(),
             rootfs,
@@ -162,12 +202,15 @@ impl Cycle {
         started.map(drop).context("cannot start")
     }
 
-    async fn remove(&self, id: &str) -> Result<()> {
+    async fn delete_task(&self, id: &str) -> Result<()> {
         let request = DeleteTaskRequest {
             container_id: id.to_owned(),
         };
         let deleted = self.client.tasks().delete(request).await;
-        deleted.context("cannot delete the task")?;
+        deleted.map(drop).context("cannot delete the task")
+    }
+
+    async fn forget(&self, id: &str) -> Result<()> {
         let request = DeleteContainerRequest { id: id.to_owned() };
         let deleted = self.client.containers().delete(request).await;
         deleted.context("cannot delete the container")?;

@@ -25,6 +25,7 @@ mod info;
 mod log;
 mod pod_init;
 mod publish;
+mod runc;
 mod runtime;
 mod server;
 mod socket;

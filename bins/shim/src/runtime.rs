@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle;
 use crate::fault::Fault;
+use crate::runc::Plain;
 
 const DEFAULT_BINARY: &str = "runc";
 /// containerd's choice, so that a container survives a change of the shim.
@@ -104,6 +105,11 @@ impl Runtime {
             spawn = spawn.arg("--systemd-cgroup");
         }
         spawn.arg(command)
+    }
+
+    /// The container `id` whose first process is `pid`, if it needs no call of the runtime to be started and deleted.
+    pub(crate) fn plain(&self, id: &str, pid: i32) -> Option<Plain> {
+        Plain::read(&self.root, id, pid)
     }
 
     /// The flags of `create` that come from the options.

@@ -142,8 +142,7 @@ impl Container {
 
     /// OOM kills counted in the container's own group now.
     pub(super) fn oom_kills(&self) -> u64 {
-        let chain = self.cgroup.as_ref().map(Cgroup::memory_chain);
-        let own = chain.and_then(|chain| chain.into_iter().next());
-        own.and_then(|own| own.oom_kill).unwrap_or(0)
+        let kills = self.cgroup.as_ref().and_then(Cgroup::oom_kills);
+        kills.unwrap_or(0)
     }
 }

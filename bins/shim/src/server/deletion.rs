@@ -3,7 +3,7 @@
 //! Ordering: an exec is deleted after it ended and its output was copied; a container after its own process ended. Crash:
 //! the engine runs [`crate::cleanup`], which does the same with what is left.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use orlop_api::Message;
@@ -11,9 +11,10 @@ use orlop_api::containerd::events;
 use orlop_api::containerd::task::v3 as api;
 use orlop_sys::mount::{Unmount, unmount_all};
 use orlop_sys::signal::send_by_pidfd;
+use rustix::fs::{Mode, OFlags};
 
 use super::container::{Caller, Container, Exit, Process, State};
-use super::jobs::{Job, Step};
+use super::jobs::Step;
 use super::lifecycle::wrong_state;
 use super::{SIGKILL, Server};
 use crate::clock;
@@ -119,36 +120,48 @@ impl Server {
         let force = self
             .container(id)
             .is_ok_and(|container| container.init.exit.is_none());
+        if !force && self.remove_plain(id) {
+            return self.deleted(id, Some(caller), Ok(()));
+        }
         let args: &[&str] = if force { &["--force"] } else { &[] };
         if let Err(fault) = self.start_plain(id, Some(caller), Step::Delete, args) {
             return self.answer(caller, Err(fault));
         }
         // Nobody is left in there, and the kernel may sync the disk for this: meanwhile the runtime is at work.
         if let (false, Ok(container)) = (force, self.container_mut(id)) {
-            unmount_rootfs(container);
+            let root = unmount_rootfs(container);
+            self.roots.extend(root);
         }
     }
 
-    pub(super) fn deleted(&mut self, job: &Job, outcome: Result<(), Fault>) {
+    /// Removes what the OCI runtime keeps of a container, if that can be done without it.
+    fn remove_plain(&self, id: &str) -> bool {
+        let Some(plain) = self.plain(id) else {
+            return false;
+        };
+        let removed = plain.remove();
+        if let Err(error) = &removed {
+            log::info(&format!("the OCI runtime has to delete {id}: {error}"));
+        }
+        removed.is_ok()
+    }
+
+    pub(super) fn deleted(&mut self, id: &str, caller: Option<Caller>, outcome: Result<(), Fault>) {
         let outcome = match outcome {
             Err(Fault::Runtime { message, .. }) if says_gone(&message) => Ok(()),
             other => other,
         };
         if let Err(fault) = outcome {
-            return self.answer_job(job, Err(fault));
+            return self.answer_if_asked(caller, Err(fault));
         }
-        let Some(mut container) = self.containers.remove(&job.container) else {
-            return self.answer_job(
-                job,
-                Err(Fault::NotFound(
-                    "the container is gone: not found".to_owned(),
-                )),
-            );
+        let Some(mut container) = self.containers.remove(id) else {
+            let gone = Fault::NotFound("the container is gone: not found".to_owned());
+            return self.answer_if_asked(caller, Err(gone));
         };
-        unmount_rootfs(&mut container);
+        self.roots.extend(unmount_rootfs(&mut container));
         let init = &container.init;
         let event = events::TaskDelete {
-            container_id: job.container.clone(),
+            container_id: id.to_owned(),
             pid: u32::try_from(init.pid).unwrap_or(0),
             exit_status: init.exit.map_or(137, |exit| exit.status),
             exited_at: Some(clock::timestamp(
@@ -157,9 +170,7 @@ impl Server {
             ..events::TaskDelete::default()
         };
         self.publisher.publish("/tasks/delete", &event);
-        if let Some(caller) = job.caller {
-            self.answer(caller, Ok(delete_response(init)));
-        }
+        self.answer_if_asked(caller, Ok(delete_response(init)));
     }
 }
 
@@ -186,16 +197,29 @@ fn delete_response(process: &Process) -> Vec<u8> {
 }
 
 /// Takes the root down; what cannot be taken down is said, and stays for the clean-up.
-pub(super) fn unmount_rootfs(container: &mut Container) {
+///
+/// Gives what still holds the file system that was mounted: whoever lets go of it last waits until the disk has what
+/// was written there, and of an overlay all that was written to the disk it is on.
+pub(super) fn unmount_rootfs(container: &mut Container) -> Option<OwnedFd> {
     if !container.has_rootfs {
-        return;
+        return None;
     }
+    let path = container.bundle.join("rootfs");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Without it the unmounting waits, which is as good.
+    let root = rustix::fs::open(&path, flags, Mode::empty()).ok();
     let everything = Unmount {
         detach: true,
         recursive: true,
     };
-    match unmount_all(&container.bundle.join("rootfs"), everything) {
-        Ok(()) => container.has_rootfs = false,
-        Err(error) => log::warn(&format!("the root file system stays mounted: {error}")),
+    match unmount_all(&path, everything) {
+        Ok(()) => {
+            container.has_rootfs = false;
+            root
+        }
+        Err(error) => {
+            log::warn(&format!("the root file system stays mounted: {error}"));
+            None
+        }
     }
 }

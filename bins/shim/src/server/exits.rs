@@ -30,6 +30,10 @@ impl Server {
             return self.release_held_exit(id);
         }
         container.held_exit = Some((status, at));
+        self.settle_start(id);
+        let Some(container) = self.containers.get_mut(id) else {
+            return;
+        };
         if !container.own_pid_namespace
             && let Err(fault) = self.kill_rest(id)
         {

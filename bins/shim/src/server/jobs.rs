@@ -55,7 +55,7 @@ impl Step {
         }
     }
 
-    fn timeout(&self) -> Duration {
+    pub(super) fn timeout(&self) -> Duration {
         Duration::from_secs(match self {
             Self::Create | Self::Delete | Self::Undo { .. } => 60,
             Self::Start | Self::Exec { .. } => 30,
@@ -225,7 +225,7 @@ impl Server {
                 self.withdraw(&id);
                 self.answer_job(&job, Err(Fault::Runtime { step, message }));
             }
-            Step::Start => self.started(&job, outcome),
+            Step::Start => self.started(&id, job.caller, outcome),
             Step::Exec { exec } => self.exec_started(&mut job, &exec, outcome),
             Step::Kill => self.answer_job(&job, outcome.map_err(kill_fault)),
             Step::KillRest => {
@@ -237,7 +237,7 @@ impl Server {
             Step::Pause => self.paused(&job, outcome, true),
             Step::Resume => self.paused(&job, outcome, false),
             Step::Update => self.answer_job(&job, outcome),
-            Step::Delete => self.deleted(&job, outcome),
+            Step::Delete => self.deleted(&id, job.caller, outcome),
             Step::Publish => {
                 if let Err(fault) = outcome {
                     log::warn(&fault.chain());
@@ -251,8 +251,16 @@ impl Server {
 
     /// Answers with nothing but success or failure.
     pub(super) fn answer_job(&mut self, job: &Job, outcome: Result<(), Fault>) {
-        if let Some(caller) = job.caller {
-            self.answer(caller, outcome.map(|()| Vec::new()));
+        self.answer_if_asked(job.caller, outcome.map(|()| Vec::new()));
+    }
+
+    pub(super) fn answer_if_asked(
+        &mut self,
+        caller: Option<Caller>,
+        outcome: Result<Vec<u8>, Fault>,
+    ) {
+        if let Some(caller) = caller {
+            self.answer(caller, outcome);
         }
     }
 

@@ -286,7 +286,7 @@ impl Server {
         let Some(mut container) = self.containers.remove(id) else {
             return;
         };
-        unmount_rootfs(&mut container);
+        self.roots.extend(unmount_rootfs(&mut container));
         if let Err(fault) = bundle::remove_cgroup(&container.bundle) {
             log::warn(&fault.chain());
         }
@@ -312,7 +312,7 @@ impl Server {
         }
         process.state = State::Starting;
         let asked = match exec.is_empty() {
-            true => self.start_plain(id, Some(caller), Step::Start, &[]),
+            true => self.start_init(id, caller),
             false => self.ask_to_exec(id, exec, caller),
         };
         if asked.is_err() {
@@ -321,9 +321,8 @@ impl Server {
         asked
     }
 
-    pub(super) fn started(&mut self, job: &Job, outcome: Result<(), Fault>) {
-        let id = job.container.clone();
-        let answer = self.container_mut(&id).and_then(|container| {
+    pub(super) fn started(&mut self, id: &str, caller: Option<Caller>, outcome: Result<(), Fault>) {
+        let answer = self.container_mut(id).and_then(|container| {
             let init = &mut container.init;
             match outcome {
                 Ok(()) => {
@@ -343,18 +342,14 @@ impl Server {
         });
         if let Ok(pid) = answer {
             let event = events::TaskStart {
-                container_id: id.clone(),
+                container_id: id.to_owned(),
                 pid,
             };
             self.publisher.publish("/tasks/start", &event);
         }
-        if let Some(caller) = job.caller {
-            self.answer(
-                caller,
-                answer.map(|pid| api::StartResponse { pid }.encode_to_vec()),
-            );
-        }
-        self.release_held_exit(&id);
+        let answer = answer.map(|pid| api::StartResponse { pid }.encode_to_vec());
+        self.answer_if_asked(caller, answer);
+        self.release_held_exit(id);
     }
 
     fn ask_to_exec(&mut self, id: &str, exec: &str, caller: Caller) -> Result<(), Fault> {

@@ -11,6 +11,7 @@ mod jobs;
 mod lifecycle;
 mod peers;
 mod poller;
+mod starts;
 mod task;
 
 use std::cell::RefCell;
@@ -36,6 +37,7 @@ use container::Container;
 use jobs::Job;
 use peers::Peer;
 use poller::{Interest, Poller, Token};
+use starts::Start;
 
 /// A server nobody uses ends after this long: its engine died before it asked for a container.
 const IDLE: Duration = Duration::from_secs(60);
@@ -61,6 +63,7 @@ pub(crate) struct Server {
     next_number: u32,
     containers: BTreeMap<String, Container>,
     jobs: BTreeMap<i32, Job>,
+    starts: BTreeMap<u32, Start>,
     early: VecDeque<(i32, RawStatus, Moment)>,
     copies: BTreeMap<u32, OwnedCopy>,
     /// Clients attached to containers; a hub lives as long as its container's process is known.
@@ -73,6 +76,8 @@ pub(crate) struct Server {
     ending: Option<Duration>,
     /// When nothing has happened for a while and memory is to be given back; none once that was done.
     quiet_at: Option<Duration>,
+    /// Roots that were taken down and are let go of when nobody waits, which is last: see [`deletion`].
+    roots: Vec<OwnedFd>,
 }
 
 /// A copy and the process it belongs to.
@@ -137,6 +142,7 @@ impl Server {
             next_number: 1,
             containers: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            starts: BTreeMap::new(),
             early: VecDeque::new(),
             copies: BTreeMap::new(),
             hubs: BTreeMap::new(),
@@ -146,6 +152,7 @@ impl Server {
             idle_since: clock::boot(),
             ending: None,
             quiet_at: Some(clock::boot() + QUIET),
+            roots: Vec::new(),
         })
     }
 
@@ -162,6 +169,7 @@ impl Server {
             self.turn(clock::boot());
             if self.quiet_at.is_some_and(|quiet| now >= quiet) {
                 self.quiet_at = None;
+                self.roots = Vec::new();
                 // Without /proc nothing is given back, which harms nobody.
                 process::shed_memory().ok();
             }
@@ -181,12 +189,14 @@ impl Server {
             Token::Oom(_) => self.check_ooms(),
             Token::Copy(number) => self.advance_copy(number),
             Token::Hub(number) => self.serve_hub(number),
+            Token::Start(number) => self.advance_start(number),
         }
     }
 
     /// What is due in every turn of the loop.
     fn turn(&mut self, now: Duration) {
         self.end_silent_jobs(now);
+        self.end_silent_starts(now);
         self.settle_deletions(now);
         self.publish(now);
         self.write_to_peers();
@@ -205,6 +215,7 @@ impl Server {
         });
         let idle = self.containers.is_empty().then(|| self.idle_since + IDLE);
         jobs.chain(deletions)
+            .chain(self.starts.values().map(Start::deadline))
             .chain(self.publisher.deadline())
             .chain(idle)
             .chain(self.ending)

@@ -22,6 +22,7 @@ pub(super) enum Token {
     Oom(u32),
     Copy(u32),
     Hub(u32),
+    Start(u32),
 }
 
 /// For what.
@@ -42,6 +43,7 @@ impl Token {
             Self::Oom(number) => (4, number),
             Self::Copy(number) => (5, number),
             Self::Hub(number) => (6, number),
+            Self::Start(number) => (7, number),
         };
         (kind << 32) | u64::from(number)
     }
@@ -56,6 +58,7 @@ impl Token {
             4 => Some(Self::Oom(number)),
             5 => Some(Self::Copy(number)),
             6 => Some(Self::Hub(number)),
+            7 => Some(Self::Start(number)),
             _ => None,
         }
     }

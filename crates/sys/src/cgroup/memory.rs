@@ -45,6 +45,14 @@ pub(super) fn chain(cgroup: &Cgroup) -> Vec<MemoryCounters> {
         .collect()
 }
 
+pub(super) fn oom_kills(cgroup: &Cgroup) -> Option<u64> {
+    let file = match cgroup.version {
+        Version::V1 => "memory.oom_control",
+        Version::V2 => "memory.events",
+    };
+    parse::flat_key(&cgroup.read("memory", file)?, "oom_kill")
+}
+
 fn read_v1(dir: &Path, path: String) -> MemoryCounters {
     let file = |name: &str| read_file(&dir.join(name));
     MemoryCounters {

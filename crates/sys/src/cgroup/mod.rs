@@ -139,6 +139,12 @@ impl Cgroup {
         memory::chain(self)
     }
 
+    /// Processes killed for want of memory in the group itself: one figure of [`Cgroup::memory_chain`] without the rest.
+    #[must_use]
+    pub fn oom_kills(&self) -> Option<u64> {
+        memory::oom_kills(self)
+    }
+
     fn group(&self, controller: &str) -> Option<&Group> {
         self.groups.iter().find(|group| match self.version {
             Version::V1 => group.controllers.iter().any(|name| name == controller),
