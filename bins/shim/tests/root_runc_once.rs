@@ -1,5 +1,9 @@
 //! A plain container needs one call of runc; what is not plain still gets all three. Either way nothing is left.
-#![allow(clippy::disallowed_methods, reason = "tests write their own files")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests write their own files"
+)]
 
 mod support;
 
