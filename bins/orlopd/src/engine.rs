@@ -68,9 +68,7 @@ impl Engine {
         let db = Db::open(&root.join("meta.db"), Arc::clone(clock), backends)
             .context("cannot open the database")?;
         // The database's lock is ours: nobody else writes here.
-        for written in [root.clone(), root.join("cni/results")] {
-            remove_half_written(&written);
-        }
+        remove_half_written(root);
         let oci_runtimes = probe(config);
         let settings = runtime_settings(config, &oci_runtimes)?;
         let runtime = Runtime::new(

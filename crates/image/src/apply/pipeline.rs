@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use crate::compression::Decompressor;
 
 const BUFFERS: usize = 4;
-const BUFFER_BYTES: usize = 128 << 10;
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// A buffer and how much of it is filled.
 struct Block {

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 const UNIT_BYTES: usize = 1024;
 /// What is buffered before it is written, in bytes: long enough for the disk, short enough for small budgets.
-pub(super) const BATCH_BYTES_MAX: usize = 256 * 1024;
+pub(super) const BATCH_BYTES_MAX: usize = 128 * 1024;
 /// The longest piece of a body that the HTTP client reads at once, in bytes: hyper's default, which reqwest does not
 /// let us change. One such piece can wait in the client's channel while another is being copied.
 const RECEIVE_BYTES_MAX: usize = 8192 + 4096 * 100;
