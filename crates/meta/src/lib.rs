@@ -36,11 +36,11 @@ mod time;
 mod view;
 mod watch;
 
-pub use content::{Blob, Content, Ingest, IngestOptions, IngestStatus, Opened};
+pub use content::{AdoptedFile, Blob, Content, Ingest, IngestOptions, IngestStatus, Opened};
 pub use db::{Backends, Committed, Db};
 pub use error::Error;
 pub use event::Event;
-pub use orlop_content::{ContentError, Expected};
+pub use orlop_content::{AdoptMethod, ContentError, Expected};
 pub use orlop_snapshot::{
     ApplyTarget as SnapshotTarget, Kind as SnapshotKind, Usage as SnapshotUsage, Whiteouts,
 };

@@ -1,16 +1,79 @@
 //! Committing an ingest: first the store's bytes, then the row with its event and lease.
 
-use orlop_content::{ContentError, Expected};
-use orlop_types::{Digest, Labels};
+use orlop_content::{AdoptMethod, ContentError, Expected};
+use orlop_sys::fs::{Dir, Name};
+use orlop_types::{Digest, IngestRef, Labels};
 use rusqlite::params;
 
-use super::ingest::{Ingest, load_row, remove_row};
-use super::{Blob, failed, key, load, store};
+use super::ingest::{Ingest, IngestOptions, backend_reference, load_row, remove_row};
+use super::{Blob, Content, failed, key, load, store};
 use crate::db::Tx;
 use crate::node::{self, NodeKind, already_exists};
 use crate::records::{signed, to_json, without_empty};
 use crate::sweep::{self, SweepKind};
 use crate::{Error, Event};
+
+/// A file of another store, whose bytes may be a blob's.
+#[derive(Debug, Clone, Copy)]
+pub struct AdoptedFile<'a> {
+    /// Its folder.
+    pub folder: &'a Dir,
+    /// Its name there.
+    pub name: &'a Name,
+    /// Whether it is linked or copied.
+    pub method: AdoptMethod,
+}
+
+impl Content<'_> {
+    /// Takes a file over as a blob: it is hashed, synced and made visible in this namespace, as a commit does it. Nobody
+    /// may collect meanwhile: it is for a daemon that is stopped.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the namespace sees the blob; `Content` for other bytes, a link that is not possible or a full
+    /// disk, after which nothing is left of it; `NoBackend`, `Database`.
+    pub fn adopt(
+        &self,
+        file: &AdoptedFile<'_>,
+        (digest, size_bytes): (&Digest, u64),
+        labels: &Labels,
+    ) -> Result<Blob, Error> {
+        let store = store(self.view)?;
+        if self.existing(digest)?.is_some() {
+            let namespace = self.view.namespace();
+            return Err(already_exists(NodeKind::Content, digest, namespace));
+        }
+        let reference = IngestRef::new(format!("adopt-{digest}"))
+            .expect("a word and a digest are a valid reference");
+        let options = IngestOptions {
+            expected: Expected::exactly(size_bytes, *digest),
+            media_type: None,
+        };
+        let db = self.view.db();
+        let row = db.write("begin an adoption", |tx| {
+            self.begin(tx, &reference, &options)
+        })?;
+        let ingest = Ingest {
+            view: self.view.clone(),
+            reference,
+            row,
+            // The store does it all at once; what is left is as with bytes that were there before.
+            backend: None,
+        };
+        if !ingest.row.shared {
+            let own = backend_reference(ingest.row.number);
+            let AdoptedFile {
+                folder,
+                name,
+                method,
+            } = *file;
+            if let Err(error) = store.adopt(&own, folder, name, options.expected, method) {
+                ingest.forget();
+                return Err(failed("adopt blob", digest)(error));
+            }
+        }
+        ingest.commit(options.expected, labels)
+    }
+}
 
 impl Ingest {
     /// Verifies the bytes, syncs them and makes the blob visible in this namespace.

@@ -218,7 +218,7 @@ impl Content<'_> {
     }
 
     /// The blob, bound to the view's lease, if this namespace sees it.
-    fn existing(&self, digest: &Digest) -> Result<Option<Blob>, Error> {
+    pub(super) fn existing(&self, digest: &Digest) -> Result<Option<Blob>, Error> {
         let looked = match self.info(digest) {
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(other) => return Err(other),
@@ -242,7 +242,7 @@ impl Content<'_> {
         }
     }
 
-    fn begin(
+    pub(super) fn begin(
         &self,
         tx: &Tx<'_>,
         reference: &IngestRef,

@@ -21,6 +21,7 @@ use crate::{Error, Event, View, mask, sweep};
 mod commit;
 pub(crate) mod ingest;
 
+pub use commit::AdoptedFile;
 pub use ingest::{Ingest, IngestOptions, IngestStatus, Opened};
 
 /// How many rows a walk reads in one transaction, so that a slow listener does not hold the log back.

@@ -8,6 +8,7 @@ use super::blobs::exists;
 use super::{Check, Outcome, Run};
 use crate::content::ingest::backend_reference;
 use crate::gc::blob_is_named;
+use crate::sweep::{self, SweepKind};
 use crate::{Db, Error};
 
 const FAILED: &str = "compare the sweep queue";
@@ -31,7 +32,11 @@ impl Run<'_> {
                 self.found(Check::SweepNamed, (subject, detail), |db| take_off(db, id));
             } else if is_gone(self.db, &entry) && still_queued(self.db, id)? {
                 let detail = "it is to be swept and is gone already".to_owned();
-                self.found(Check::SweepGone, (subject, detail), |db| take_off(db, id));
+                self.found(Check::SweepGone, (subject, detail), |db| {
+                    // Put aside, perhaps, and not deleted before a crash.
+                    expect_leftovers(db, &entry)?;
+                    take_off(db, id)
+                });
             }
         }
         Ok(())
@@ -96,6 +101,16 @@ fn is_gone(db: &Db, entry: &Entry) -> bool {
 
 fn still_queued(db: &Db, id: i64) -> Result<bool, Error> {
     exists(db, "SELECT 1 FROM sweeps WHERE id = ?1", [id])
+}
+
+/// Has the snapshotter look for what it put aside.
+fn expect_leftovers(db: &Db, entry: &Entry) -> Result<(), Error> {
+    if entry.kind != i64::from(SweepKind::Snapshot as u8) {
+        return Ok(());
+    }
+    db.write("queue leftovers", |tx| {
+        sweep::enqueue(tx, SweepKind::Leftovers, (&entry.scope, ""), 0)
+    })
 }
 
 fn take_off(db: &Db, id: i64) -> Result<Outcome, Error> {

@@ -302,6 +302,21 @@ fn the_queue_is_held_against_disk_and_records() {
 }
 
 #[test]
+fn a_snapshot_that_was_only_put_aside_is_left_to_its_snapshotter() {
+    let world = World::new();
+    world.blob("a", &[(ROOT, "x")]);
+    sql(
+        &world,
+        "INSERT INTO sweeps (kind, scope, key, bytes, queued_at, next_try_at) VALUES (3, 'fake', '78', 1, 0, 0)",
+    );
+    run(&world, &mend());
+    let connection = rusqlite::Connection::open(world.fixture.path()).unwrap();
+    let queue = "SELECT group_concat(kind || scope || key) FROM sweeps";
+    let left: String = connection.query_row(queue, [], |row| row.get(0)).unwrap();
+    assert_eq!(left, "4fake");
+}
+
+#[test]
 fn half_records_and_broken_references_are_mended() {
     let world = World::new();
     world.blob("a", &[(ROOT, "x")]);
