@@ -192,6 +192,7 @@ fn cgroups_of_version_2_limit_count_and_tell_who_ran_out_of_memory() {
     let inspection = guest.json(&["inspect", "limited"]).unwrap();
     let group = &inspection["container"]["spec"]["linux"]["cgroupsPath"];
     let group = group.as_str().unwrap().to_owned();
+    assert_eq!(inspection["cgroup_path"], *group);
     let read = |file: &str| {
         let line = format!("cat /sys/fs/cgroup{group}/{file}");
         guest
@@ -226,6 +227,20 @@ fn cgroups_of_version_2_limit_count_and_tell_who_ran_out_of_memory() {
         .unwrap();
     let ancestor = end_of(&guest, small, "pod", &[], GREEDY);
     assert_eq!(ancestor["cause"], "ancestor_oom", "{ancestor:#}");
+
+    // No limit anywhere: the machine itself has no more.
+    guest
+        .shell("echo max >/sys/fs/cgroup/orlop/memory.max")
+        .unwrap()
+        .success()
+        .unwrap();
+    let host = end_of(&guest, small, "host", &[], GREEDY);
+    assert_eq!(host["cause"], "host_oom", "{host:#}");
+    assert_eq!(
+        guest.json(&["info"]).unwrap()["id"],
+        Value::Null,
+        "the daemon lives on"
+    );
     assert_eq!(guest.json(&["ps", "-a"]).unwrap(), json!([]));
     guest.cut().unwrap();
     setup.scratch.close().unwrap();

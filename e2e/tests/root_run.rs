@@ -101,6 +101,8 @@ fn a_detached_container_is_reached_by_its_name_until_it_is_removed() {
     assert_eq!((executed.code, &*executed.stdout), (9, "in\n"));
     let running = node.inspect("web").unwrap();
     assert_eq!(running["task"]["state"], "running");
+    let group = running["cgroup_path"].as_str().unwrap();
+    assert!(group.starts_with('/') && group.contains("web"), "{group}");
     let steps = running["transitions"].as_array().unwrap();
     assert!(steps.len() >= 3, "{steps:?}");
     assert!(steps.iter().all(|step| step["undone"] == false));

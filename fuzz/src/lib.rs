@@ -14,6 +14,7 @@ mod layer;
 use std::path::Path;
 
 use orlop_cni::ConfigList;
+use orlop_containerd::bolt::{Bolt, Entry};
 use orlop_image::model::{Document, ImageConfig, children, parse_document};
 use orlop_registry::{Challenge, ContentRange, parse_hosts_file};
 use orlop_types::Reference;
@@ -123,6 +124,34 @@ pub fn conflist(input: &[u8]) {
     }
 }
 
+/// A bolt file as containerd keeps its metadata in: listing all of it ends, and gives no more than is in the file.
+pub fn bolt(input: &[u8]) {
+    let Ok(mut bolt) = Bolt::open(input) else {
+        return;
+    };
+    let mut pending = vec![bolt.root()];
+    let mut bytes = 0;
+    while let Some(bucket) = pending.pop() {
+        let Ok(entries) = bolt.entries(bucket) else {
+            continue;
+        };
+        for (key, entry) in entries {
+            bytes += key.len();
+            match entry {
+                Entry::Value(value) => bytes += value.len(),
+                Entry::Bucket(bucket) => pending.push(bucket),
+            }
+        }
+    }
+    // What is inside a bucket inside its parent's page was counted with neither.
+    assert!(bytes <= input.len());
+}
+
+/// What a client of exec, attach or port-forward sends, over SPDY and over a WebSocket.
+pub fn streaming(input: &[u8]) {
+    orlop_cri::fuzz_streaming(input);
+}
+
 fn text(input: &[u8]) -> Option<&str> {
     std::str::from_utf8(input).ok()
 }
@@ -133,7 +162,8 @@ mod tests {
 
     #[test]
     fn every_seed_is_survived() {
-        let targets: [(&str, fn(&[u8])); 8] = [
+        let targets: [(&str, fn(&[u8])); 10] = [
+            ("bolt", bolt),
             ("challenge", challenge),
             ("conflist", conflist),
             ("content_range", content_range),
@@ -141,6 +171,7 @@ mod tests {
             ("hosts", hosts),
             ("layer", layer),
             ("reference", reference),
+            ("streaming", streaming),
             ("ttrpc", ttrpc),
         ];
         for (name, target) in targets {

@@ -8,11 +8,12 @@ use clap::{Parser, Subcommand};
 use orlop_api::{Any, Message};
 use orlop_base::clock::SystemClock;
 use orlop_base::config::{Config, Loaded, Sources};
+use orlop_containerd::Method;
 use orlop_meta::MigrationReport;
 use orlop_runtime::Publication;
 
 use crate::daemon;
-use crate::engine::ttrpc_address;
+use crate::engine::{self, ttrpc_address};
 
 /// Longer events are no events.
 const EVENT_BYTES_MAX: u64 = 4 << 20;
@@ -48,6 +49,9 @@ enum Command {
         #[arg(long, value_name = "BACKUP")]
         rollback: Option<PathBuf>,
     },
+    /// Brings over what another engine has, while both daemons are stopped.
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Tells the daemon of an event, for shims.
     #[command(hide = true)]
     Publish(PublishArguments),
@@ -62,6 +66,25 @@ struct PublishArguments {
     /// Whose event it is.
     #[arg(long)]
     namespace: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImportCommand {
+    /// Images, their content, leases, labels and sandbox records of a stopped containerd, which is not changed.
+    ///
+    /// Content is linked where both stores are on one file system, else copied. Containers and snapshots stay: layers are
+    /// unpacked again when an image is first used. May be called again; what is here already stays as it is.
+    Containerd {
+        /// containerd's root.
+        #[arg(long, value_name = "FOLDER", default_value = "/var/lib/containerd")]
+        root: PathBuf,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// Copy content even where it could be linked.
+        #[arg(long)]
+        copy: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +115,11 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(Command::Config(ConfigCommand::Default)) => Ok(()),
         Some(Command::Config(ConfigCommand::Check)) => check(&loaded),
         Some(Command::Migrate { dry_run, rollback }) => migrate(&loaded.config, dry_run, rollback),
+        Some(Command::Import(ImportCommand::Containerd {
+            root,
+            dry_run,
+            copy,
+        })) => import_containerd(&loaded.config, &root, dry_run, copy),
         Some(Command::Publish(event)) => {
             let socket = arguments.address.unwrap_or(loaded.config.engine.socket);
             publish(&socket, event)
@@ -140,6 +168,22 @@ fn migration_text(report: &MigrationReport, is_dry: bool) -> String {
     let unknown = report.unknown.iter();
     lines.extend(unknown.map(|what| format!("unknown, and left as it is: {what}")));
     lines.join("\n") + "\n"
+}
+
+fn import_containerd(
+    config: &Config,
+    root: &Path,
+    dry_run: bool,
+    copy: bool,
+) -> anyhow::Result<()> {
+    let source = orlop_containerd::Source::open(root)?;
+    if dry_run {
+        return print(&source.plan().to_string());
+    }
+    let method = if copy { Method::Copy } else { Method::Link };
+    let db = engine::open_stores(&config.engine.root, SystemClock::shared())?;
+    let report = source.bring(&db, method)?;
+    print(&report.to_string())
 }
 
 fn publish(socket: &Path, arguments: PublishArguments) -> anyhow::Result<()> {

@@ -104,6 +104,17 @@ impl Engine {
     }
 }
 
+/// The blob store and the database of a stopped daemon.
+pub(crate) fn open_stores(root: &Path, clock: SharedClock) -> anyhow::Result<Db> {
+    Dir::create_all(root, Mode::from_raw_mode(0o711)).context("cannot make engine.root")?;
+    let content = Store::open(&root.join("content")).context("cannot open the blob store")?;
+    let backends = Backends {
+        content: Some(Arc::new(content)),
+        snapshotters: BTreeMap::new(),
+    };
+    Db::open(&root.join("meta.db"), clock, backends).context("cannot open the database")
+}
+
 /// A daemon that was killed may have left the beginnings of small files.
 fn remove_half_written(folder: &Path) {
     let removed = Dir::open(folder).and_then(|folder| folder.remove_stale_temporaries());

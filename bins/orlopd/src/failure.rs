@@ -33,6 +33,10 @@ fn own_id(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     let of_meta = cause
         .downcast_ref()
         .map(|error: &orlop_meta::Error| error.code());
+    let of_containerd = || {
+        let error: &orlop_containerd::Error = cause.downcast_ref()?;
+        Some(error.code())
+    };
     let of_content = || {
         let error: &orlop_meta::ContentError = cause.downcast_ref()?;
         Some(error.code())
@@ -54,6 +58,7 @@ fn own_id(cause: &(dyn Error + 'static)) -> Option<&'static str> {
         Some(error.code())
     };
     of_meta
+        .or_else(of_containerd)
         .or_else(of_content)
         .or_else(of_runtime)
         .or_else(of_config)

@@ -9,7 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use orlop_api::Message;
+use orlop_api::any::unpack;
+use orlop_api::containerd::runc::v1::Options as RuncOptions;
 use orlop_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult};
+use orlop_sys::cgroup::Hierarchies;
 use orlop_sys::process::{Input, Spawn};
 
 use crate::bundle::{self, Spec};
@@ -139,11 +142,32 @@ fn launch(
     if cli.debug {
         spawn = spawn.arg("-debug");
     }
-    let started = spawn.start();
     let name = own.display().to_string();
-    started
-        .map(|_| telling)
-        .map_err(|error| Fault::io("start", name, error.source))
+    let server = spawn
+        .start()
+        .map_err(|error| Fault::io("start", name, error.source))?;
+    // If this fails, the server ends without having been told of.
+    place(server.pid(), params)?;
+    Ok(telling)
+}
+
+/// Moves the server into the cgroup that the runtime's options name, which has to be there.
+fn place(server: i32, params: &BootstrapParams) -> Result<(), Fault> {
+    let options = params
+        .extensions
+        .iter()
+        .filter_map(|one| one.value.as_ref());
+    let mut wanted = options
+        .filter_map(|any| unpack::<RuncOptions>(any).ok())
+        .map(|options| options.shim_cgroup);
+    let Some(path) = wanted.find(|path| !path.is_empty()) else {
+        return Ok(());
+    };
+    let failed = |error| Fault::io("join", format!("cgroup {path}"), error);
+    let hierarchies = Hierarchies::mounted().map_err(failed)?;
+    let group = hierarchies.at(&path);
+    let group = group.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+    group.add_process(server).map_err(failed)
 }
 
 fn answer(form: Form, address: String) -> Vec<u8> {

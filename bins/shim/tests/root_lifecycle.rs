@@ -4,6 +4,8 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::path::Path;
+use std::time::Duration;
 
 use orlop_api::Any;
 use orlop_api::any::{pack, unpack};
@@ -63,6 +65,36 @@ fn the_shim_ends_when_told_to_and_takes_its_socket_along() {
     let process = format!("/proc/{}/exe", shim.pid);
     until("the shim is gone", || std::fs::read_link(&process).is_err());
     assert_eq!(std::fs::read_dir(shim.path("s")).unwrap().count(), 0);
+}
+
+#[test]
+fn the_shim_joins_the_cgroup_that_its_options_name() {
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let hierarchy = Path::new("/sys/fs/cgroup").join(if unified { "" } else { "memory" });
+    let name = format!("orlop-shim-cgroup-{}", std::process::id());
+    std::fs::create_dir(hierarchy.join(&name)).unwrap();
+    let options = pack(&Options {
+        shim_cgroup: format!("/{name}"),
+        ..Options::default()
+    });
+    let shim = Shim::start_with("true", same, Some(options));
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", shim.pid)).unwrap();
+    assert!(
+        groups
+            .lines()
+            .any(|line| line.ends_with(&format!(":/{name}"))),
+        "{groups}"
+    );
+    drop(shim);
+    let mut removed = Err(std::io::ErrorKind::ResourceBusy.into());
+    for _ in 0..100 {
+        removed = std::fs::remove_dir(hierarchy.join(&name));
+        if removed.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    removed.unwrap();
 }
 
 #[test]

@@ -49,6 +49,8 @@ use figures::Rates;
 use readiness::Readiness;
 
 pub use readiness::{Handler, ProbeHandlers};
+#[cfg(feature = "fuzzing")]
+pub use streaming::fuzz as fuzz_streaming;
 pub use streaming::{Streaming, StreamingError, StreamingOptions};
 
 /// The engine's namespace of everything that Kubernetes makes.

@@ -7,6 +7,7 @@
 //!     resolv.conf     what a container with a network of its own resolves names with
 //!     rootfs/         where the root file system is mounted, by the shim or by us
 //!     mounts/         what else is mounted by us, for a container with a user namespace
+//!     address         where the shim listens, written by the shim
 //!     exit.json       how the process ended, written by orlop-shim before the cgroup goes
 //! ```
 //!
@@ -25,6 +26,9 @@ use crate::{Error, dns};
 
 /// An exit record larger than this was not written by our shim.
 const EXIT_RECORD_BYTES_MAX: u64 = 1 << 20;
+
+/// The address of a socket, with room to spare.
+const ADDRESS_BYTES_MAX: u64 = 4096;
 
 /// A container's bundle, whether or not it exists.
 #[derive(Debug, Clone)]
@@ -139,9 +143,16 @@ impl Bundle {
 
     /// The exit record, if the shim wrote one.
     pub(crate) fn exit_record(&self) -> Result<Option<Vec<u8>>, Error> {
-        let read = Dir::open(&self.path())
-            .and_then(|folder| folder.read(&Name::from_static("exit.json"), EXIT_RECORD_BYTES_MAX));
-        match read {
+        self.read(&Name::from_static("exit.json"), EXIT_RECORD_BYTES_MAX)
+    }
+
+    /// Where the shim listens, if one has said so: containerd's shims write it here before they print it.
+    pub(crate) fn shim_address(&self) -> Result<Option<Vec<u8>>, Error> {
+        self.read(&Name::from_static("address"), ADDRESS_BYTES_MAX)
+    }
+
+    fn read(&self, name: &Name, bytes_max: u64) -> Result<Option<Vec<u8>>, Error> {
+        match Dir::open(&self.path()).and_then(|folder| folder.read(name, bytes_max)) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(source) => Err(self.error("read", source)),

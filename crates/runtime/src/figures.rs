@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use orlop_base::blocking;
-use orlop_sys::cgroup::Hierarchies;
+use orlop_sys::cgroup::{Cgroup, Hierarchies};
 
 use crate::Error;
 use crate::runtime::Runtime;
@@ -63,6 +63,14 @@ pub struct InterfaceFigures {
 }
 
 impl Runtime {
+    /// The cgroup that a process is in, from the root of the hierarchy that accounts for memory; `None` for one that is
+    /// gone.
+    pub async fn cgroup_path(&self, pid: u32) -> Option<String> {
+        let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0)?;
+        let look = move || Cgroup::of_process(pid).map(|cgroup| cgroup.path());
+        blocking::run("read cgroup", look).await.ok()?.ok()
+    }
+
     /// The figures of every subject, in order; `None` for one that is gone.
     ///
     /// # Errors

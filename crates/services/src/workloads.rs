@@ -111,6 +111,10 @@ impl Containers for WorkloadsService {
                 .exit
                 .clone()
                 .map(|exit| ending::exit(state.pid, &exit));
+            if state.exit.is_none() {
+                let path = self.runtime.cgroup_path(state.pid).await;
+                answer.cgroup_path = path.unwrap_or_default();
+            }
             answer.task = Some(tasks::message(state));
             let transitions = self
                 .runtime

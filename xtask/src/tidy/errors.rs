@@ -11,7 +11,7 @@ const RANGES: [(char, &[&str]); 8] = [
     ('1', &["crates/content"]),
     ('2', &["crates/snapshot", "crates/sys"]),
     ('3', &["crates/registry"]),
-    ('4', &["crates/meta"]),
+    ('4', &["crates/meta", "crates/containerd"]),
     ('5', &["crates/image"]),
     (
         '6',

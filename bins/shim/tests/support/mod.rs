@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use orlop_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult};
+use orlop_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult, Extension};
 use orlop_api::containerd::services::events::ttrpc::v1::ForwardRequest;
 use orlop_api::containerd::task::v3 as api;
 use orlop_api::{Any, Message};
@@ -98,6 +98,15 @@ impl Link {
 impl Shim {
     /// A shim for a container that runs `script`; `change` may alter the spec.
     pub(crate) fn start(script: &str, change: impl FnOnce(&mut serde_json::Value)) -> Self {
+        Self::start_with(script, change, None)
+    }
+
+    /// As [`Shim::start`], with options of the runtime.
+    pub(crate) fn start_with(
+        script: &str,
+        change: impl FnOnce(&mut serde_json::Value),
+        options: Option<Any>,
+    ) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("orlop-shim-")
             .tempdir_in("/tmp")
@@ -106,7 +115,7 @@ impl Shim {
         let id = format!("orlop-t{}-{serial}", std::process::id());
         write_bundle(dir.path(), &id, script, change);
         let events = listen_for_events(&dir.path().join("events.sock"));
-        let answer = start_shim(dir.path(), &id);
+        let answer = start_shim(dir.path(), &id, options);
         let socket = PathBuf::from(answer.address.strip_prefix("unix://").unwrap());
         let mut link = Link::connect(&socket);
         let connected: api::ConnectResponse = link
@@ -341,12 +350,13 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn start_shim(dir: &Path, id: &str) -> BootstrapResult {
+fn start_shim(dir: &Path, id: &str, options: Option<Any>) -> BootstrapResult {
     let params = BootstrapParams {
         instance_id: id.to_owned(),
         namespace: "orlop-test".to_owned(),
         containerd_ttrpc_address: dir.join("events.sock").display().to_string(),
         socket_dir: Some(dir.join("s").display().to_string()),
+        extensions: vec![Extension { value: options }],
         ..BootstrapParams::default()
     };
     let mut child = Command::new(SHIM)

@@ -613,6 +613,7 @@ pub struct InspectResponse {
     /// The shim that holds the container; 0: none.
     #[prost(uint32, tag = "6")]
     pub shim_pid: u32,
+    /// From the root of the hierarchy that accounts for memory; empty: the container does not run.
     #[prost(string, tag = "7")]
     pub cgroup_path: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "8")]

@@ -1,7 +1,7 @@
 //! `CreateContainer`: makes a container in a pod, and starts nothing.
 
 use orlop_api::runtime::v1 as api;
-use orlop_image::images::{CatalogEntry, ImageDetails};
+use orlop_image::images::{CatalogEntry, ImageDetails, UnpackRequest};
 use orlop_runtime::member::{MemberImage, NewMember};
 use orlop_runtime::spec::ImageDefaults;
 use orlop_types::SnapshotKey;
@@ -39,7 +39,7 @@ pub(super) async fn call(
     })
 }
 
-/// The image by its id or one of its names, and what its config says.
+/// The image by its id or one of its names, unpacked, and what its config says.
 async fn image(cri: &Cri, text: &str) -> Result<(CatalogEntry, ImageDetails), Status> {
     if text.is_empty() {
         return Err(status::missing("config.image"));
@@ -50,7 +50,12 @@ async fn image(cri: &Cri, text: &str) -> Result<(CatalogEntry, ImageDetails), St
         .ok_or_else(|| status::not_found(format!("image {text:?}")))?;
     let name = entry.names.first().cloned();
     let name = name.ok_or_else(|| status::not_found(format!("image {text:?}")))?;
-    let details = cri.images().config_of(&cri.scope(), name, None).await;
+    let request = UnpackRequest {
+        image: name,
+        platform: None,
+        snapshotter: None,
+    };
+    let details = cri.images().prepare(&cri.scope(), request).await;
     let details = details.map_err(|error| status::of_image(&error))?;
     Ok((entry, details))
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use orlop_base::task::{CancellationToken, TaskKind};
-use orlop_meta::View;
-use orlop_types::{ChainId, Descriptor, ImageName, Labels, Platform, SnapshotterName};
+use orlop_meta::{SnapshotKind, View};
+use orlop_types::{ChainId, Descriptor, ImageName, Labels, Platform, SnapshotKey, SnapshotterName};
 
 use super::document::{StoredImage, add_labels, add_snapshot_label, load_image};
 use super::error::Error;
@@ -13,7 +13,7 @@ use super::layers::{Layer, Supply, Unpacker};
 use super::lease::OperationLease;
 use super::progress::{BlobState, Board, Progress, UnpackState};
 use super::rootfs::Rootfs;
-use super::{Images, Scope, blocking};
+use super::{ImageDetails, Images, NoProgress, Scope, blocking};
 use crate::model::chain_ids;
 
 const UNPACK: TaskKind = TaskKind::cooperative("image-unpack");
@@ -84,6 +84,32 @@ impl Images {
         .await
     }
 
+    /// What is known of an image that is to be run, which is unpacked if it has not been: pulled without, brought from
+    /// another engine, or unpacked by another snapshotter.
+    ///
+    /// # Errors
+    /// As [`Images::config_of`] and [`Images::unpack`].
+    pub async fn prepare(
+        &self,
+        scope: &Scope,
+        request: UnpackRequest,
+    ) -> Result<ImageDetails, Error> {
+        let (image, platform) = (request.image.clone(), request.platform.clone());
+        let details = self.config_of(scope, image, platform).await?;
+        let Some(top) = details.chain_id else {
+            return Ok(details);
+        };
+        let (view, snapshotter) = (
+            self.view(scope),
+            self.snapshotter(request.snapshotter.clone()),
+        );
+        let look = move || is_committed(&view, &snapshotter, &top);
+        if !blocking("snapshot-look", look).await? {
+            self.unpack(scope, request, Arc::new(NoProgress)).await?;
+        }
+        Ok(details)
+    }
+
     /// The snapshotter asked for, or the default one.
     pub(crate) fn snapshotter(&self, asked: Option<SnapshotterName>) -> SnapshotterName {
         asked.unwrap_or_else(|| self.inner.options.snapshotter.clone())
@@ -142,6 +168,16 @@ impl Images {
         };
         unpacker.run(base).await?;
         Ok(Some(top))
+    }
+}
+
+fn is_committed(view: &View, snapshotter: &SnapshotterName, top: &ChainId) -> Result<bool, Error> {
+    let text = top.to_string();
+    let key = SnapshotKey::new(&text).map_err(Error::name(&text))?;
+    match view.snapshots(snapshotter).stat(&key) {
+        Ok(found) => Ok(found.kind == SnapshotKind::Committed),
+        Err(error) if error.kind() == orlop_meta::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use orlop_image::images::{Error, ErrorKind, NoProgress};
-use orlop_testkit::registry::{Action, FakeRegistry, Fault, Layer, digest_of};
+use orlop_testkit::registry::{Action, FakeRegistry, Fault, ImageParts, Layer, digest_of};
+use orlop_types::Digest;
 
 use super::support::{Engine, layers, noise, overlayfs, request, scope};
 
@@ -40,12 +41,22 @@ async fn a_corrupt_layer_is_not_stored_and_leaves_no_snapshot() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_with_damaged_bytes_is_passed_over_and_not_asked_for_them_again() {
+    pass_over_a_mirror_that_damages(|parts| parts.layers[0], 50_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_with_a_damaged_config_is_passed_over_too() {
+    pass_over_a_mirror_that_damages(|parts| parts.config, 7).await;
+}
+
+/// The mirror turns a byte of one blob over; the image comes all the same.
+async fn pass_over_a_mirror_that_damages(which: fn(&ImageParts) -> Digest, at_byte: u64) {
     let (registry, mirror) = (FakeRegistry::start(), FakeRegistry::start());
     let image = [Layer::with_files(&[("a", &noise(100_000, 1))])];
     let parts = registry.put_image("app", "1", &image);
     mirror.put_image("app", "1", &image);
-    let layer = parts.layers[0].to_string();
-    mirror.fault(Fault::on(layer.clone(), Action::Corrupt(50_000)));
+    let damaged = which(&parts).to_string();
+    mirror.fault(Fault::on(damaged.clone(), Action::Corrupt(at_byte)));
     let (engine, hosts) = (Engine::new(), tempfile::tempdir().unwrap());
     let folder = hosts.path().join(registry.host());
     std::fs::create_dir(&folder).unwrap();
@@ -63,9 +74,9 @@ async fn a_mirror_with_damaged_bytes_is_passed_over_and_not_asked_for_them_again
         .pull(&scope("test"), request, progress)
         .await
         .unwrap();
-    assert_eq!(mirror.count("GET", &layer), 1);
-    assert_eq!(registry.count("GET", &layer), 1);
-    let info = engine.view("test").content().info(&parts.layers[0]);
+    assert_eq!(mirror.count("GET", &damaged), 1);
+    assert_eq!(registry.count("GET", &damaged), 1);
+    let info = engine.view("test").content().info(&which(&parts));
     assert!(info.is_ok(), "{info:?}");
 }
 

@@ -14,7 +14,7 @@ use orlop_types::exit::ExitCause;
 use super::{Actor, Message};
 use crate::bundle::Bundle;
 use crate::machine::{Event, Exit, Step};
-use crate::shim::{Ended, Launch, Shim, cleanup, connect, launch};
+use crate::shim::{Bootstrap, Ended, Launch, Shim, cleanup, connect, launch};
 use crate::{Error, exit, network};
 
 /// Waits for one process to end; holds nothing.
@@ -158,7 +158,8 @@ impl Actor {
     async fn undo_shim(&mut self) -> Result<(), Error> {
         let shim = match self.shim.take() {
             Some(shim) => Some(shim),
-            None => self.reconnect().await,
+            None if self.record.bootstrap.is_some() => self.reconnect().await,
+            None => self.unnamed_shim().await,
         };
         let Some(shim) = shim.filter(|shim| !shim.is_lost()) else {
             return Ok(());
@@ -238,6 +239,23 @@ impl Actor {
             .ok()?;
         // A socket alone proves nothing: the shim has to answer for this container.
         shim.shim_pid().await.ok().map(|_pid| shim)
+    }
+
+    /// A shim that was started and is not on record, because the daemon before died in between: it left its address in the
+    /// bundle. It has no container yet, so it need not answer for one.
+    async fn unnamed_shim(&self) -> Option<Shim> {
+        let bundle = self.bundle.clone();
+        let read = blocking::run("read shim's address", move || bundle.shim_address()).await;
+        let address = match read.map_err(Error::Daemon).flatten() {
+            Ok(address) => address?,
+            Err(error) => {
+                tracing::warn!(container = %self.key.container, %error, "a shim's address cannot be read");
+                return None;
+            }
+        };
+        let bootstrap = Bootstrap::parse(&address).ok()?;
+        let shim = connect(&bootstrap, &self.key.container, &self.core.tasks).await;
+        shim.ok()
     }
 
     /// Has the end of the init process sent to this actor, however it becomes known.

@@ -55,8 +55,8 @@ pub(crate) struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Reads what `start` printed.
-    fn parse(output: &[u8]) -> Result<Self, String> {
+    /// Reads what `start` printed, or wrote to `address` in the bundle.
+    pub(crate) fn parse(output: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(output).ok().map(str::trim);
         let (version, address, protocol) = match text {
             Some(json) if json.starts_with('{') => {

@@ -1,7 +1,7 @@
 //! `orlop.v1.Containers.Create`: from a request to what `runtime` makes.
 
 use orlop_api::orlop::v1 as api;
-use orlop_image::images::{ImageDetails, Images, Scope};
+use orlop_image::images::{ImageDetails, Images, Scope, UnpackRequest};
 use orlop_runtime::spec::{ContainerOptions, ImageDefaults, Limits, Network, Security, UserMount};
 use orlop_runtime::{NewContainer, Runtime};
 use orlop_types::{ContainerId, SnapshotKey, SnapshotterName};
@@ -12,7 +12,7 @@ use crate::status;
 use crate::transfers::platform;
 use crate::translate::{labels, parse, parse_optional};
 
-/// Makes a container of an image that is in the store and unpacked.
+/// Makes a container of an image that is in the store.
 pub(super) async fn create(
     images: &Images,
     runtime: &Runtime,
@@ -23,14 +23,18 @@ pub(super) async fn create(
         namespace: caller.namespace.clone(),
         lease: caller.lease,
     };
-    let wanted_platform = platform(wanted.platform.clone());
+    let snapshotter = parse_optional(&wanted.snapshotter)?
+        .unwrap_or_else(|| images.default_snapshotter().clone());
+    let request = UnpackRequest {
+        image: parse(&wanted.image)?,
+        platform: platform(wanted.platform.clone()),
+        snapshotter: Some(snapshotter.clone()),
+    };
     let details = images
-        .config_of(&scope, parse(&wanted.image)?, wanted_platform)
+        .prepare(&scope, request)
         .await
         .map_err(|error| status::of_image(&error))?;
     let id = id(&wanted.name)?;
-    let snapshotter = parse_optional(&wanted.snapshotter)?
-        .unwrap_or_else(|| images.default_snapshotter().clone());
     let new = new_container(id, wanted, snapshotter, &details)?;
     let made = runtime.create_container(&caller.namespace, new).await;
     let made = made.map_err(|error| status::of_runtime(&error))?;

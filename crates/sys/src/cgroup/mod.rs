@@ -20,7 +20,7 @@ mod stats;
 mod watch;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 pub use locate::Hierarchies;
@@ -92,6 +92,25 @@ impl Cgroup {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.groups.iter().any(|group| group.dir.exists())
+    }
+
+    /// Moves a process with all its threads into the groups that are there.
+    ///
+    /// # Errors
+    /// There are none, the process is gone, or the kernel refuses.
+    pub fn add_process(&self, pid: i32) -> io::Result<()> {
+        let mut there = self
+            .groups
+            .iter()
+            .filter(|group| group.dir.exists())
+            .peekable();
+        there.peek().ok_or(io::ErrorKind::NotFound)?;
+        for group in there {
+            let procs = group.dir.join("cgroup.procs");
+            let mut file = fs::OpenOptions::new().write(true).open(procs)?;
+            file.write_all(pid.to_string().as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Removes the groups that have neither processes nor groups below them; what is gone already is as good.

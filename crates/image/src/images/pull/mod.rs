@@ -426,6 +426,24 @@ impl Pull {
             .collect()
     }
 
+    /// A config's bytes from the first host that has the right ones.
+    async fn fetch_config(&self, descriptor: &Descriptor) -> Result<Bytes, Error> {
+        loop {
+            let sink = Arc::new(MemorySink::new(descriptor.size));
+            let fetch = self
+                .client
+                .fetch_blob(&self.reference, descriptor, Arc::clone(&sink) as _);
+            let fetched = fetch.await?;
+            let bytes = sink.bytes();
+            match verify(descriptor, &bytes) {
+                Err(Error::Digest { .. }) => {}
+                verified => return verified.map(|()| bytes),
+            }
+            let distrust = self.client.distrust(&self.reference, descriptor, &fetched);
+            distrust.await?;
+        }
+    }
+
     /// The image's config, stored with the label that keeps its snapshot.
     async fn config(
         &self,
@@ -439,14 +457,7 @@ impl Pull {
         let load = move || load(&stored, &digest, CONFIG_BYTES_MAX);
         let bytes = match blocking("document-load", load).await? {
             Some(bytes) => bytes,
-            None => {
-                let sink = Arc::new(MemorySink::new(descriptor.size));
-                let fetch =
-                    self.client
-                        .fetch_blob(&self.reference, &descriptor, Arc::clone(&sink) as _);
-                fetch.await?;
-                sink.bytes()
-            }
+            None => self.fetch_config(&descriptor).await?,
         };
         verify(&descriptor, &bytes)?;
         let config = ImageConfig::parse(&bytes).map_err(Error::model(digest))?;
