@@ -24,7 +24,21 @@ pub struct Options {
     pub settings: Vec<String>,
     /// Where its root lies, if not in the scratch folder.
     pub root: Option<PathBuf>,
+    /// What pods need, if there are to be any.
+    pub pods: Option<Pods>,
 }
+
+/// What an engine has to know to make pods.
+#[derive(Debug, Clone)]
+pub struct Pods {
+    /// The folder with CNI's configuration.
+    pub networks: PathBuf,
+    /// The image of the process that containerd keeps in every pod. Orlop has none.
+    pub pause_image: String,
+}
+
+/// Where Debian has CNI's plugins.
+const PLUGINS: &str = "/usr/lib/cni";
 
 /// A running engine. Ends when dropped; its containers go on until the scratch folder is dropped.
 #[derive(Debug)]
@@ -72,7 +86,9 @@ impl Engine {
             "engine.shutdown_grace=2s".to_owned(),
         ];
         let mut spawn = Spawn::new(programs.orlopd());
-        for setting in own.iter().chain(&options.settings) {
+        let networks = options.pods.as_ref().map(|pods| &pods.networks);
+        let networks = networks.map(|path| format!("runtime.cni_conf_dir={}", path.display()));
+        for setting in own.iter().chain(&networks).chain(&options.settings) {
             spawn = spawn.args(["--set", setting]);
         }
         Self::start(Kind::Orlop, spawn, scratch, root, socket)
@@ -87,11 +103,18 @@ impl Engine {
         let root = options.root.clone().unwrap_or(folder.join("root"));
         let socket = folder.join("s.sock");
         let (state, address) = (scratch.state_folder("containerd")?, socket.display());
+        let pods = options.pods.as_ref().map(|pods| {
+            format!(
+                "sandbox_image = {:?}\nrestrict_oom_score_adj = true\nstats_collect_period = 1\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = {PLUGINS:?}\nconf_dir = {:?}\n",
+                pods.pause_image, pods.networks
+            )
+        });
         let config = format!(
             "version = 2\nroot = {root:?}\nstate = {state:?}\n[grpc]\naddress = \"{address}\"\n\
              [ttrpc]\naddress = \"{address}.ttrpc\"\n[plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n\
-             [plugins.\"io.containerd.grpc.v1.cri\"]\nstream_server_port = \"0\"\n",
+             [plugins.\"io.containerd.grpc.v1.cri\"]\nstream_server_port = \"0\"\n{}",
             folder.join("opt"),
+            pods.unwrap_or_default(),
         );
         let config = scratch.file("containerd.toml", &config)?;
         let spawn = Spawn::new("containerd").arg("--config").arg(config);
@@ -133,6 +156,12 @@ impl Engine {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The daemon's log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.daemon.log()
     }
 
     /// The gRPC socket.

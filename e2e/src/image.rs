@@ -13,6 +13,9 @@ use crate::programs::run_words;
 /// The tag of every image made here.
 pub const TAG: &str = "latest";
 
+/// The tag of the image that sleeps.
+const PAUSE_TAG: &str = "pause";
+
 /// Debian's static busybox.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -45,6 +48,19 @@ pub fn small(scratch: &Scratch) -> Result<PathBuf> {
     let layout = empty(scratch, "small")?;
     insert(&layout, &tree)?;
     Ok(layout)
+}
+
+/// Adds to an OCI layout of [`small`] an image of the same files that sleeps for ever, and gives its tag: what containerd
+/// keeps in every pod.
+///
+/// # Errors
+/// umoci fails.
+pub fn add_pause(layout: &Path) -> Result<&'static str> {
+    let image = tagged(layout);
+    let command = ["--config.cmd", "sleep", "--config.cmd", "1000000000"];
+    let change = ["umoci", "config", "--image", &image, "--tag", PAUSE_TAG];
+    run_words(&[&change[..], &command].concat())?;
+    Ok(PAUSE_TAG)
 }
 
 /// Makes an OCI layout like a large real image: `layers` layers of `layer_bytes` each before compression, with

@@ -2,24 +2,33 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use orlop_api::runtime::v1::image_service_client::ImageServiceClient;
 use orlop_api::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use orlop_api::runtime::v1::{
-    ContainerConfig, ContainerMetadata, ContainerStatus, ContainerStatusRequest,
-    CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
-    LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PodSandboxStatus,
-    PodSandboxStatusRequest, PullImageRequest, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    Container, ContainerConfig, ContainerEventResponse, ContainerFilter, ContainerMetadata,
+    ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest,
+    ExecSyncResponse, GetEventsRequest, ImageSpec, LinuxContainerConfig, LinuxPodSandboxConfig,
+    ListContainersRequest, ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter,
+    PodSandboxMetadata, PodSandboxStatus, PodSandboxStatusRequest, PullImageRequest,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    StopContainerRequest, StopPodSandboxRequest,
 };
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
 use crate::client::Service;
 use crate::{Client, Scratch};
 
 /// Where pods' network namespaces are pinned, so that `ip netns` finds them.
 const NETWORK_NAMESPACES: &str = "/run/netns";
+
+/// How long an event may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long any call may take, on a machine that is busy with builds.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A client that keeps the pods it made in mind. Connects for each call: the daemon may have been killed in between.
 #[derive(Debug)]
@@ -140,6 +149,89 @@ impl Kubelet {
         Ok(())
     }
 
+    /// Stops and removes a pod, as the kubelet takes one away.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn take_away(&self, id: &str) -> Result<(), Status> {
+        self.stop_pod(id)?;
+        self.remove_pod(id)
+    }
+
+    /// The pods that a filter keeps.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn pods(&self, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>, Status> {
+        let request = ListPodSandboxRequest { filter };
+        let listed = self.call(async |mut client| client.list_pod_sandbox(request).await)?;
+        Ok(listed.items)
+    }
+
+    /// The containers that a filter keeps.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn containers(&self, filter: Option<ContainerFilter>) -> Result<Vec<Container>, Status> {
+        let request = ListContainersRequest { filter };
+        let listed = self.call(async |mut client| client.list_containers(request).await)?;
+        Ok(listed.containers)
+    }
+
+    /// All that a stream of the runtime service sends.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn collect<T>(
+        &self,
+        work: impl AsyncFnOnce(RuntimeServiceClient<Service>) -> Result<Response<Streaming<T>>, Status>,
+    ) -> Result<Vec<T>, Status> {
+        self.runtime.block_on(async {
+            let client = self.client().await?;
+            drain(work(client.cri_runtime()).await?.into_inner()).await
+        })
+    }
+
+    /// All that a stream of the image service sends.
+    ///
+    /// # Errors
+    /// What the daemon answers.
+    pub fn collect_images<T>(
+        &self,
+        work: impl AsyncFnOnce(ImageServiceClient<Service>) -> Result<Response<Streaming<T>>, Status>,
+    ) -> Result<Vec<T>, Status> {
+        self.runtime.block_on(async {
+            let client = self.client().await?;
+            drain(work(client.cri_images()).await?.into_inner()).await
+        })
+    }
+
+    /// Follows events of containers while `work` is done, and some time longer until `is_last` came.
+    ///
+    /// # Errors
+    /// What the daemon answers, or the last one does not come.
+    pub fn follow(
+        &self,
+        work: impl AsyncFnOnce(),
+        is_last: impl Fn(&ContainerEventResponse) -> bool,
+    ) -> Result<Vec<ContainerEventResponse>, Status> {
+        self.runtime.block_on(async {
+            let mut client = self.client().await?.cri_runtime();
+            let mut stream = client
+                .get_container_events(GetEventsRequest {})
+                .await?
+                .into_inner();
+            work().await;
+            let mut all = Vec::new();
+            let late = || Status::deadline_exceeded("the last event does not come");
+            while !all.last().is_some_and(&is_last) {
+                let next = tokio::time::timeout(PATIENCE, stream.message()).await;
+                all.extend(next.map_err(|_elapsed| late())??);
+            }
+            Ok(all)
+        })
+    }
+
     /// Makes a container and gives its id.
     ///
     /// # Errors
@@ -256,7 +348,7 @@ impl Kubelet {
         &self,
         work: impl AsyncFnOnce(RuntimeServiceClient<Service>) -> Result<Response<T>, Status>,
     ) -> Result<T, Status> {
-        self.runtime.block_on(async {
+        self.in_time(async {
             let client = self.client().await?;
             work(client.cri_runtime()).await.map(Response::into_inner)
         })
@@ -270,9 +362,18 @@ impl Kubelet {
         &self,
         work: impl AsyncFnOnce(ImageServiceClient<Service>) -> Result<Response<T>, Status>,
     ) -> Result<T, Status> {
-        self.runtime.block_on(async {
+        self.in_time(async {
             let client = self.client().await?;
             work(client.cri_images()).await.map(Response::into_inner)
+        })
+    }
+
+    /// A call that has no answer by then never gets one.
+    fn in_time<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        let late = || Status::internal(format!("no answer within {CALL_TIMEOUT:?}"));
+        self.runtime.block_on(async {
+            let answer = tokio::time::timeout(CALL_TIMEOUT, call).await;
+            answer.unwrap_or_else(|_elapsed| Err(late()))
         })
     }
 
@@ -306,8 +407,7 @@ impl Drop for Kubelet {
         let left = pods.drain(..).filter(|pod| !pod.is_removed);
         let left: Vec<String> = left.map(|pod| pod.id).collect();
         for pod in left {
-            let removed = self.stop_pod(&pod).and_then(|()| self.remove_pod(&pod));
-            if let Err(error) = removed {
+            if let Err(error) = self.take_away(&pod) {
                 crate::daemon::complain(&format!("pod {pod} stays: {error}"));
             }
         }
@@ -337,6 +437,14 @@ pub fn image_spec(image: &str) -> ImageSpec {
         image: image.to_owned(),
         ..ImageSpec::default()
     }
+}
+
+async fn drain<T>(mut stream: Streaming<T>) -> Result<Vec<T>, Status> {
+    let mut all = Vec::new();
+    while let Some(one) = stream.message().await? {
+        all.push(one);
+    }
+    Ok(all)
 }
 
 fn words(words: &[&str]) -> Vec<String> {

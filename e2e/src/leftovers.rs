@@ -62,6 +62,14 @@ pub(crate) fn kill_helper(
     Ok(false)
 }
 
+/// The processes whose parent is `daemon`.
+pub(crate) fn children(daemon: i32) -> Result<Vec<String>> {
+    let found = processes()?.filter(|pid| parent(*pid) == Some(daemon));
+    Ok(found
+        .map(|pid| format!("process {pid} of the daemon: {}", command_line(pid)))
+        .collect())
+}
+
 fn parent(pid: i32) -> Option<i32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;

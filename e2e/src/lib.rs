@@ -10,29 +10,38 @@
 //! - whatever fails, the end is the same: containers, shims, daemons, mounts, cgroups, files, in that order;
 //! - processes are ended by id, after a look at what they are; servers listen on loopback only.
 //!
-//! Entry points: [`Scratch`], [`Engine`], [`Registry`], [`Client`], [`container::Cycle`], [`Node`], [`Kubelet`], [`figures`].
+//! Entry points: [`Scratch`], [`Engine`], [`Registry`], [`Client`], [`container::Cycle`], [`Node`], [`Site`],
+//! [`Kubelet`], [`traces`], [`figures`].
 
 pub mod client;
 pub mod container;
 mod daemon;
+pub mod dead_volume;
 mod engine;
 pub mod figures;
+mod ground;
 pub mod guest;
 pub mod image;
 pub mod kubelet;
 mod leftovers;
 pub mod node;
+pub mod pods;
 pub mod programs;
 mod registry;
 mod scratch;
+pub mod site;
+pub mod traces;
+pub mod websocket;
 pub mod workload;
 
 pub use client::Client;
 pub use daemon::Daemon;
-pub use engine::{Engine, Kind, Options};
+pub use engine::{Engine, Kind, Options, Pods};
+pub use ground::Ground;
 pub use kubelet::Kubelet;
 pub use leftovers::Helper;
 pub use node::Node;
 pub use programs::Programs;
 pub use registry::Registry;
 pub use scratch::Scratch;
+pub use site::Site;

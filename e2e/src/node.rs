@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use orlop_sys::mount::MountTable;
 use orlop_sys::process::{self, Input, Spawn};
 use serde_json::Value;
 
 use crate::engine::{Engine, Options};
-use crate::{Helper, Programs, Registry, Scratch, image, leftovers};
+use crate::ground::names_in;
+use crate::{Ground, Helper, Programs, Registry, Scratch, leftovers};
 
 /// No command of a suite takes this long, also on a busy machine.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,14 +47,11 @@ pub struct Caller {
 #[derive(Debug)]
 pub struct Node {
     engine: Option<Engine>,
-    registry: Registry,
     programs: Programs,
     options: Options,
     caller: Caller,
-    image: String,
-    bridge: Bridge,
     // Last: dropping it takes away what the others left.
-    scratch: Scratch,
+    ground: Ground,
 }
 
 impl Answer {
@@ -122,17 +119,22 @@ impl Node {
     /// # Errors
     /// Something of it cannot be made.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same, with further settings of the daemon, as `section.key=value`.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_with(settings: &[&str]) -> Result<Self> {
         let programs = Programs::find()?;
-        let scratch = Scratch::new()?;
-        let registry = Registry::start(&scratch)?;
-        let image = registry.push(&image::small(&scratch)?, image::TAG, "e2e/small:1")?;
-        let bridge = scratch.name().replace("orlop-", "");
-        let networks = write_network(&scratch, &bridge)?;
+        let ground = Ground::new()?;
         let options = Options {
-            settings: vec![format!("runtime.cni_conf_dir={}", networks.display())],
+            settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
+            pods: Some(ground.pods()),
             ..Options::default()
         };
-        let engine = Engine::orlopd(&programs, &scratch, &options)?;
+        let engine = Engine::orlopd(&programs, ground.scratch(), &options)?;
         let caller = Caller {
             program: programs.orlop(),
             socket: engine.socket().to_owned(),
@@ -140,13 +142,10 @@ impl Node {
         };
         Ok(Self {
             engine: Some(engine),
-            registry,
             programs,
             options,
             caller,
-            image,
-            bridge: Bridge(bridge),
-            scratch,
+            ground,
         })
     }
 
@@ -159,19 +158,19 @@ impl Node {
     /// The reference of the small image.
     #[must_use]
     pub fn image(&self) -> &str {
-        &self.image
+        self.ground.image()
     }
 
     /// The registry.
     #[must_use]
     pub fn registry(&self) -> &Registry {
-        &self.registry
+        self.ground.registry()
     }
 
     /// The folder of everything.
     #[must_use]
     pub fn scratch(&self) -> &Scratch {
-        &self.scratch
+        self.ground.scratch()
     }
 
     /// The running daemon.
@@ -197,7 +196,7 @@ impl Node {
     /// Processes cannot be listed, or the daemon was ended.
     pub fn kill_helper(&self, helper: Helper, delay: Duration) -> Result<bool> {
         let daemon = self.engine()?.pid();
-        leftovers::kill_helper(helper, daemon, &self.scratch.name(), delay)
+        leftovers::kill_helper(helper, daemon, &self.scratch().name(), delay)
     }
 
     /// Asks the daemon to end, as systemd does, and waits for it; gives its exit code.
@@ -214,7 +213,7 @@ impl Node {
     /// # Errors
     /// It does not come up.
     pub fn start_daemon(&mut self) -> Result<()> {
-        let engine = Engine::orlopd(&self.programs, &self.scratch, &self.options)?;
+        let engine = Engine::orlopd(&self.programs, self.ground.scratch(), &self.options)?;
         self.engine = Some(engine);
         Ok(())
     }
@@ -224,7 +223,7 @@ impl Node {
     /// # Errors
     /// It does not end.
     pub fn second_daemon(&self) -> Result<Answer> {
-        let folder = self.scratch.path().join("orlop");
+        let folder = self.scratch().path().join("orlop");
         let mut spawn = Spawn::new(self.programs.orlopd());
         for (name, below) in [("root", "root"), ("state", "state2"), ("socket", "t.sock")] {
             let setting = format!("engine.{name}={}", folder.join(below).display());
@@ -262,48 +261,16 @@ impl Node {
     /// # Errors
     /// The kernel does not tell.
     pub fn leftovers(&self) -> Result<Vec<String>> {
-        let processes = leftovers::processes_of(self.scratch.path())?;
-        let mut found: Vec<String> = processes
-            .into_iter()
-            .map(|(pid, line)| format!("process {pid}: {line}"))
-            .collect();
-        let table = MountTable::read().context("cannot read the mount table")?;
-        let state = Path::new("/run").join(self.scratch.name());
-        let mounts = table.beneath(self.scratch.path());
-        let mounts = mounts.chain(table.beneath(&state));
-        found.extend(mounts.map(|mount| format!("mount {}", mount.mountpoint.display())));
-        found.extend(
-            self.cgroups()
-                .into_iter()
-                .map(|path| format!("cgroup {path}")),
-        );
+        let mut found = self.ground.leftovers()?;
+        let groups = self.cgroups().into_iter();
+        found.extend(groups.map(|path| format!("cgroup {path}")));
         let prefix = format!("orlop-{}-", self.caller.namespace);
         let namespaces = names_in(Path::new("/run/netns")).into_iter();
         found.extend(namespaces.filter(|name| name.starts_with(&prefix)));
-        found.extend(self.attachments());
+        let results = self.scratch().path().join("orlop/root/cni/results");
+        let names = names_in(&results).into_iter();
+        found.extend(names.map(|name| results.join(name).display().to_string()));
         Ok(found)
-    }
-
-    /// Addresses that are reserved, results that are remembered, and ends of links at the bridge.
-    fn attachments(&self) -> Vec<String> {
-        let addresses = self.scratch.path().join("ipam").join(&self.bridge.0);
-        let ports = Path::new("/sys/class/net")
-            .join(&self.bridge.0)
-            .join("brif");
-        let results = self.scratch.path().join("orlop/root/cni/results");
-        let named = |folder: &Path| -> Vec<String> {
-            let names = names_in(folder).into_iter();
-            // The allocator's own notes stay.
-            let names =
-                names.filter(|name| name != "lock" && !name.starts_with("last_reserved_ip"));
-            names
-                .map(|name| folder.join(name).display().to_string())
-                .collect()
-        };
-        [addresses, ports, results]
-            .iter()
-            .flat_map(|folder| named(folder))
-            .collect()
     }
 
     /// Cgroups of containers, in every hierarchy.
@@ -338,13 +305,7 @@ impl Node {
         );
         eventually_empty(|| self.leftovers())?;
         self.end_daemon()?;
-        let Self {
-            scratch, registry, ..
-        } = self;
-        drop(registry);
-        let left = scratch.close()?;
-        ensure!(left.is_empty(), "left over: {left:#?}");
-        Ok(())
+        self.ground.close()
     }
 }
 
@@ -366,7 +327,7 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) ->
 }
 
 /// Shims end a moment after their containers: what stays is left over.
-fn eventually_empty(look: impl Fn() -> Result<Vec<String>>) -> Result<()> {
+pub(crate) fn eventually_empty(look: impl Fn() -> Result<Vec<String>>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let found = look()?;
@@ -375,41 +336,5 @@ fn eventually_empty(look: impl Fn() -> Result<Vec<String>>) -> Result<()> {
         }
         ensure!(Instant::now() < deadline, "left over: {found:#?}");
         std::thread::sleep(LOOK_INTERVAL);
-    }
-}
-
-/// A bridge of this node's own, without masquerading: nothing outside is touched.
-fn write_network(scratch: &Scratch, bridge: &str) -> Result<PathBuf> {
-    let addresses = scratch.folder("ipam")?;
-    let folder = scratch.folder("net.d")?;
-    let conflist = format!(
-        r#"{{"cniVersion": "1.0.0", "name": "{bridge}", "plugins": [{{"type": "bridge", "bridge": "{bridge}",
-        "isGateway": true, "ipam": {{"type": "host-local", "dataDir": {addresses:?},
-        "ranges": [[{{"subnet": "10.213.77.0/24"}}]]}}}}]}}"#
-    );
-    let file = scratch.file("10-e2e.conflist", &conflist)?;
-    let path = folder.join("10-e2e.conflist");
-    std::fs::rename(file, &path).context("cannot put the network in its place")?;
-    Ok(folder)
-}
-
-fn names_in(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
-}
-
-/// The bridge plugin leaves its bridge; without a container of `--net cni` there is none.
-#[derive(Debug)]
-struct Bridge(String);
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        if Path::new("/sys/class/net").join(&self.0).exists()
-            && let Err(error) = crate::programs::run_words(&["ip", "link", "delete", &self.0])
-        {
-            crate::daemon::complain(&format!("{error:#}"));
-        }
     }
 }

@@ -55,6 +55,12 @@ impl Scratch {
         name.to_string_lossy().into_owned()
     }
 
+    /// The folder in memory, for what a reboot may take.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        Path::new(STATE_FOLDER).join(self.name())
+    }
+
     /// Makes a folder below.
     ///
     /// # Errors
@@ -70,7 +76,7 @@ impl Scratch {
     /// # Errors
     /// The folder cannot be made.
     pub fn state_folder(&self, name: &str) -> Result<PathBuf> {
-        let path = Path::new(STATE_FOLDER).join(self.name()).join(name);
+        let path = self.state().join(name);
         Dir::create_all(&path, Mode::from_raw_mode(0o711))?;
         Ok(path)
     }

@@ -1,22 +1,19 @@
-//! Pods as the kubelet has them, through CRI, with real parts: what a whole life looks like, what is refused, and that
-//! nothing is left of either.
+//! Pods as the kubelet has them, through CRI, with real parts: what a whole life looks like, and that nothing is left of
+//! it. What is refused is in `root_refusals`, how pods end in `root_ends`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use anyhow::{Result, ensure};
 use orlop_api::runtime::v1 as cri;
 use orlop_api::runtime::v1::{ContainerState, NamespaceMode, PodSandboxState};
 use orlop_e2e::kubelet::{container_config, image_spec};
 use orlop_e2e::node::eventually;
 use orlop_e2e::{Kubelet, Node};
-use tonic::{Code, Status};
+use tonic::Code;
 
 /// A script that writes a line ten times a second, and ends when it is asked.
 const COUNTING: &str =
     "trap 'exit 3' TERM; i=0; while :; do echo line $i; i=$((i+1)); sleep 0.1; done";
 
 const SLEEPING: &str = "while :; do sleep 1; done";
-
-const MEMORY_BYTES: i64 = 16 << 20;
 
 /// A node whose kubelet has pulled the image.
 fn start() -> (Node, Kubelet) {
@@ -34,20 +31,6 @@ fn close(node: Node, kubelet: &Kubelet) {
     })
     .unwrap_or_else(|error| panic!("{error:#}: {:?}", kubelet.leftovers()));
     node.close().unwrap();
-}
-
-/// As the kubelet takes a pod away.
-fn remove_pod(kubelet: &Kubelet, pod: &str) {
-    kubelet.stop_pod(pod).unwrap();
-    kubelet.remove_pod(pod).unwrap();
-}
-
-fn wait_for_end(kubelet: &Kubelet, container: &str) -> cri::ContainerStatus {
-    eventually(&format!("{container} has ended"), || {
-        let status = kubelet.container(container)?;
-        Ok((status.state() == ContainerState::ContainerExited).then_some(status))
-    })
-    .unwrap()
 }
 
 fn log_lines(path: &str) -> Vec<String> {
@@ -153,36 +136,6 @@ fn running_pod(kubelet: &Kubelet, pod: &str, counter: &str) -> cri::ContainerSta
 }
 
 #[test]
-fn a_container_over_its_memory_limit_is_told_as_killed_for_it_also_if_nobody_watched() {
-    let (mut node, kubelet) = start();
-    let config = kubelet.pod_config("hungry");
-    let pod = kubelet.run_pod(&config).unwrap();
-    let eat = "sleep 1; x=a; while :; do x=$x$x$x; done";
-    let mut hungry = container_config("hungry", node.image(), eat);
-    hungry.linux.as_mut().unwrap().resources = Some(cri::LinuxContainerResources {
-        memory_limit_in_bytes: MEMORY_BYTES,
-        ..cri::LinuxContainerResources::default()
-    });
-    for (attempt, is_watched) in [(0, true), (1, false)] {
-        hungry.metadata.as_mut().unwrap().attempt = attempt;
-        let container = kubelet.run(&pod, &hungry, &config).unwrap();
-        if !is_watched {
-            node.kill_daemon().unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(2500));
-            node.start_daemon().unwrap();
-        }
-        let ended = wait_for_end(&kubelet, &container);
-        assert_eq!(
-            (ended.exit_code, &*ended.reason),
-            (137, "OOMKilled"),
-            "watched: {is_watched}: {ended:?}"
-        );
-    }
-    remove_pod(&kubelet, &pod);
-    close(node, &kubelet);
-}
-
-#[test]
 fn a_pod_in_the_hosts_network_has_the_hosts_and_no_address() {
     let (node, kubelet) = start();
     let mut config = kubelet.pod_config("host");
@@ -210,7 +163,7 @@ fn a_pod_in_the_hosts_network_has_the_hosts_and_no_address() {
     }
     let network = kubelet.pod(&pod).unwrap().network.unwrap_or_default();
     assert_eq!(network.ip, "", "the kubelet knows the host's itself");
-    remove_pod(&kubelet, &pod);
+    kubelet.take_away(&pod).unwrap();
     close(node, &kubelet);
 }
 
@@ -242,254 +195,6 @@ fn an_image_that_is_removed_stays_with_the_containers_that_run_from_it() {
     assert_eq!(refused.code(), Code::NotFound, "{refused}");
     kubelet.pull(node.image()).unwrap();
     kubelet.run(&pod, &second, &config).unwrap();
-    remove_pod(&kubelet, &pod);
+    kubelet.take_away(&pod).unwrap();
     close(node, &kubelet);
-}
-
-#[test]
-fn a_name_that_is_taken_is_refused_with_the_id_of_who_has_it() {
-    let (node, kubelet) = start();
-    let config = kubelet.pod_config("web");
-    let pod = kubelet.run_pod(&config).unwrap();
-    let refused = kubelet.run_pod(&config).unwrap_err();
-    check_refusal("the same pod", &refused, Code::AlreadyExists, &pod);
-    let sleeper = container_config("sleeper", node.image(), SLEEPING);
-    let container = kubelet.create(&pod, &sleeper, &config).unwrap();
-    let refused = kubelet.create(&pod, &sleeper, &config).unwrap_err();
-    check_refusal(
-        "the same container",
-        &refused,
-        Code::AlreadyExists,
-        &container,
-    );
-    // One that was never started goes with its pod.
-    remove_pod(&kubelet, &pod);
-    let again = kubelet.run_pod(&config).unwrap();
-    assert_ne!(again, pod);
-    remove_pod(&kubelet, &again);
-    close(node, &kubelet);
-}
-
-#[test]
-fn what_is_not_there_can_be_stopped_and_removed_but_not_asked_about() {
-    let (node, kubelet) = start();
-    for id in [&"0".repeat(64), "no-such-thing"] {
-        kubelet.stop_pod(id).unwrap();
-        kubelet.remove_pod(id).unwrap();
-        kubelet.stop(id, 0).unwrap();
-        kubelet.remove(id).unwrap();
-        let refusals = [
-            kubelet.pod(id).unwrap_err(),
-            kubelet.container(id).unwrap_err(),
-            kubelet.start(id).unwrap_err(),
-            kubelet.exec(id, &["true"]).unwrap_err(),
-        ];
-        for refusal in refusals {
-            assert_eq!(refusal.code(), Code::NotFound, "{id}: {refusal}");
-        }
-    }
-    close(node, &kubelet);
-}
-
-/// Changes a good configuration into one that cannot be.
-type Spoil<T> = fn(&mut T);
-
-#[test]
-fn a_pod_that_cannot_be_is_refused_and_leaves_nothing() {
-    let (node, kubelet) = start();
-    let table: [(&str, Spoil<cri::PodSandboxConfig>); 10] = [
-        ("no metadata", |pod| pod.metadata = None),
-        ("no name", |pod| {
-            pod.metadata.as_mut().unwrap().name.clear();
-        }),
-        ("a name like a path", |pod| {
-            pod.metadata.as_mut().unwrap().name = "../../etc".to_owned();
-        }),
-        ("a namespace like a path", |pod| {
-            pod.metadata.as_mut().unwrap().namespace = "a/b".to_owned();
-        }),
-        ("a hostname like a path", |pod| {
-            pod.hostname = "../host".to_owned();
-        }),
-        ("a hostname that is too long", |pod| {
-            pod.hostname = "h".repeat(65);
-        }),
-        ("logs that climb", |pod| {
-            pod.log_directory = "/var/log/../../etc".to_owned();
-        }),
-        ("logs at a relative path", |pod| {
-            pod.log_directory = "logs".to_owned();
-        }),
-        ("a megabyte of annotations", |pod| {
-            let value = "v".repeat(1 << 20);
-            pod.annotations.insert("large".to_owned(), value);
-        }),
-        ("a sysctl of the host", |pod| {
-            let sysctls = &mut pod.linux.as_mut().unwrap().sysctls;
-            sysctls.insert("kernel.panic".to_owned(), "1".to_owned());
-        }),
-    ];
-    let before = node.leftovers().unwrap();
-    for (what, spoil) in table {
-        let mut config = kubelet.pod_config("bad");
-        spoil(&mut config);
-        let refused = kubelet.run_pod(&config).unwrap_err();
-        check_refusal(what, &refused, Code::InvalidArgument, "");
-        assert_eq!(node.leftovers().unwrap(), before, "{what}");
-        assert!(pods(&kubelet).is_empty(), "{what}");
-    }
-    let request = cri::RunPodSandboxRequest {
-        config: Some(kubelet.pod_config("bad")),
-        runtime_handler: "no-such-handler".to_owned(),
-    };
-    let refused = kubelet.call(async |mut client| client.run_pod_sandbox(request).await);
-    check_refusal(
-        "handler",
-        &refused.unwrap_err(),
-        Code::InvalidArgument,
-        "no-such-handler",
-    );
-    assert_eq!(node.leftovers().unwrap(), before);
-    close(node, &kubelet);
-}
-
-#[test]
-fn a_container_that_cannot_be_is_refused_and_leaves_nothing() {
-    let (node, kubelet) = start();
-    let pod_config = kubelet.pod_config("web");
-    let pod = kubelet.run_pod(&pod_config).unwrap();
-    let table: [(&str, Code, Spoil<cri::ContainerConfig>); 9] = [
-        ("no metadata", Code::InvalidArgument, |container| {
-            container.metadata = None;
-        }),
-        ("no name", Code::InvalidArgument, |container| {
-            container.metadata.as_mut().unwrap().name.clear();
-        }),
-        ("no image", Code::InvalidArgument, |container| {
-            container.image = None;
-        }),
-        ("an image that is not here", Code::NotFound, |container| {
-            container.image = Some(image_spec("localhost/not/here:1"));
-        }),
-        ("a log that climbs", Code::InvalidArgument, |container| {
-            container.log_path = "../../escape.log".to_owned();
-        }),
-        ("a mount of nothing", Code::InvalidArgument, |container| {
-            container.mounts = vec![cri::Mount::default()];
-        }),
-        ("a device of nothing", Code::InvalidArgument, |container| {
-            container.devices = vec![cri::Device::default()];
-        }),
-        ("a group alone", Code::InvalidArgument, |container| {
-            let linux = container.linux.as_mut().unwrap();
-            linux.security_context = Some(cri::LinuxContainerSecurityContext {
-                run_as_group: Some(cri::Int64Value { value: 7 }),
-                ..cri::LinuxContainerSecurityContext::default()
-            });
-        }),
-        ("an image volume's way out", Code::Unknown, |container| {
-            let image = container.image.clone();
-            container.mounts = vec![cri::Mount {
-                container_path: "/volume".to_owned(),
-                image,
-                image_sub_path: "../..".to_owned(),
-                readonly: true,
-                ..cri::Mount::default()
-            }];
-        }),
-    ];
-    let before = node.leftovers().unwrap();
-    for (what, code, spoil) in table {
-        let mut config = container_config("bad", node.image(), SLEEPING);
-        spoil(&mut config);
-        let refused = kubelet.create(&pod, &config, &pod_config).unwrap_err();
-        // Of image volumes the kubelet reads the word only.
-        let code = Some(code).filter(|code| *code != Code::Unknown);
-        check_refusal(what, &refused, code.unwrap_or(refused.code()), "");
-        assert_eq!(node.leftovers().unwrap(), before, "{what}");
-        assert!(containers(&kubelet).is_empty(), "{what}");
-    }
-    assert!(!node.scratch().path().join("escape.log").exists());
-    remove_pod(&kubelet, &pod);
-    close(node, &kubelet);
-}
-
-#[test]
-fn a_network_that_fails_leaves_nothing_and_the_pod_comes_up_once_it_is_mended() {
-    let (node, kubelet) = start();
-    let networks = node.scratch().path().join("net.d/10-e2e.conflist");
-    let sound = std::fs::read_to_string(&networks).unwrap();
-    let put = |text: &str| -> Result<()> {
-        let file = node.scratch().file("next.conflist", text)?;
-        Ok(std::fs::rename(file, &networks)?)
-    };
-    let one = r#""rangeStart": "10.213.77.9", "rangeEnd": "10.213.77.9", "subnet""#;
-    let config = kubelet.pod_config("web");
-    let before = node.leftovers().unwrap();
-    for broken in [
-        "{\"no json".to_owned(),
-        sound.replace("\"bridge\", \"bridge\"", "\"no-such-plugin\", \"bridge\""),
-    ] {
-        put(&broken).unwrap();
-        let refused = kubelet.run_pod(&config).unwrap_err();
-        assert!(refused.message().contains("ORL-E"), "{refused}");
-        assert_eq!(node.leftovers().unwrap(), before, "{refused}");
-        assert!(pods(&kubelet).is_empty(), "{refused}");
-    }
-    put(&sound.replace("\"subnet\"", one)).unwrap();
-    let pod = kubelet.run_pod(&config).unwrap();
-    let second = kubelet.pod_config("second");
-    let refused = kubelet.run_pod(&second).unwrap_err();
-    assert!(refused.message().contains("ORL-E"), "{refused}");
-    remove_pod(&kubelet, &pod);
-    put(&sound).unwrap();
-    let pod = kubelet.run_pod(&second).unwrap();
-    remove_pod(&kubelet, &pod);
-    close(node, &kubelet);
-}
-
-#[test]
-fn a_log_folder_that_is_gone_does_not_keep_a_container_from_its_end() {
-    let (node, kubelet) = start();
-    let config = kubelet.pod_config("web");
-    let pod = kubelet.run_pod(&config).unwrap();
-    let container = container_config("counter", node.image(), COUNTING);
-    let container = kubelet.run(&pod, &container, &config).unwrap();
-    let logs = kubelet.log_folder("web");
-    std::fs::rename(&logs, logs.with_extension("away")).unwrap();
-    let request = cri::ReopenContainerLogRequest {
-        container_id: container.clone(),
-    };
-    let reopened = kubelet.call(async |mut client| client.reopen_container_log(request).await);
-    // Made anew or refused: both are well, a container that hangs is not.
-    if let Err(refused) = reopened {
-        assert!(refused.message().contains("ORL-E"), "{refused}");
-    }
-    let listed = kubelet.exec(&container, &["echo", "here"]).unwrap();
-    assert_eq!(output(listed), "here\n");
-    remove_pod(&kubelet, &pod);
-    close(node, &kubelet);
-}
-
-fn pods(kubelet: &Kubelet) -> Vec<cri::PodSandbox> {
-    let request = cri::ListPodSandboxRequest::default();
-    let answer = kubelet.call(async |mut client| client.list_pod_sandbox(request).await);
-    answer.unwrap().items
-}
-
-fn containers(kubelet: &Kubelet) -> Vec<cri::Container> {
-    let request = cri::ListContainersRequest::default();
-    let answer = kubelet.call(async |mut client| client.list_containers(request).await);
-    answer.unwrap().containers
-}
-
-/// The code, an id to look up, and what the message has to name.
-fn check_refusal(what: &str, refused: &Status, code: Code, named: &str) {
-    let check = || -> Result<()> {
-        ensure!(refused.code() == code, "another code than {code:?}");
-        ensure!(refused.message().contains("ORL-E"), "no error id");
-        ensure!(refused.message().contains(named), "{named} is not named");
-        Ok(())
-    };
-    check().unwrap_or_else(|error| panic!("{what}: {error}: {refused}"));
 }

@@ -21,6 +21,7 @@ use orlop_sys::process::OomScore;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::ends::Ends;
 use crate::engine::{Engine, ttrpc_address};
 use crate::failure::NoSocket;
 use crate::figures::CollectionFigures;
@@ -87,21 +88,18 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
     )
     .context("cannot listen for shims' events")
     .context(NoSocket)?;
+    // Before recovery, which learns of ends.
+    let ends = Ends::start(engine.db.clone(), &tasks)
+        .await
+        .context("cannot read the events of an earlier daemon")?;
     let adopted = engine
         .runtime
         .recover()
         .await
         .context("cannot recover the tasks of an earlier daemon")?;
-    for runtime in &engine.oci_runtimes {
-        tracing::debug!(
-            name = runtime.name,
-            version = runtime.version,
-            error = runtime.error,
-            "OCI runtime"
-        );
-    }
+    tell_runtimes(&engine);
     tracing::info!(version = engine.identity.version, socket = %config.engine.socket.display(), tasks = adopted, "serving");
-    let collection = start_collection(config, &engine, &tasks).await?;
+    let collection = start_collection(config, &engine, &ends, &tasks).await?;
     memory::start(&tasks);
     let cri = cri::start(config, &engine, &clock, &tasks).await?;
     let parts = Parts {
@@ -144,10 +142,22 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
     Ok(was_mended.then_some(engine.db))
 }
 
+fn tell_runtimes(engine: &Engine) {
+    for runtime in &engine.oci_runtimes {
+        tracing::debug!(
+            name = runtime.name,
+            version = runtime.version,
+            error = runtime.error,
+            "OCI runtime"
+        );
+    }
+}
+
 /// Starts collection, and shows the process's figures if that is wished.
 async fn start_collection(
     config: &Config,
     engine: &Engine,
+    ends: &Ends,
     tasks: &TaskTree,
 ) -> anyhow::Result<Collection> {
     let metrics = Metrics::new();
@@ -156,6 +166,7 @@ async fn start_collection(
         tasks.register(registry);
         blocking::pool().register(registry);
         figures.register(registry);
+        ends.register(registry);
     });
     metrics::serve(&config.telemetry.metrics_address, metrics, tasks).await?;
     let collector = Arc::new(Collector::new(engine.db.clone()));

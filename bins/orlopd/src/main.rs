@@ -15,6 +15,7 @@ mod cli;
 mod collect;
 mod cri;
 mod daemon;
+mod ends;
 mod engine;
 mod facts;
 mod failure;

@@ -12,10 +12,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use orlop_sys::cgroup::Hierarchies;
+use orlop_sys::cgroup::{Cgroup, Hierarchies};
 use orlop_sys::fs::{Dir, Mode, Name};
+use orlop_sys::signal::{pidfd_of, send_by_pidfd};
 use orlop_types::exit::{EXIT_FILE, EXIT_VERSION, ExitFile, ExitRecord};
 use serde::Deserialize;
 
@@ -23,6 +26,10 @@ use crate::fault::Fault;
 
 /// The most bytes read of a config.json or exit.json.
 const FILE_BYTES_MAX: u64 = 8 << 20;
+const SIGKILL: i32 = 9;
+/// How often, and with which pauses, what is in the way of a cgroup's removal is killed: a second in all.
+const KILLS_MAX: u32 = 50;
+const KILL_PAUSE: Duration = Duration::from_millis(20);
 /// Ends of further processes kept per container.
 const EXECS_MAX: usize = 64;
 
@@ -91,8 +98,8 @@ impl Spec {
     }
 }
 
-/// Removes the cgroup of a container that never was: an OCI runtime that is killed while it creates leaves one, and knows
-/// nothing of it later. Groups that systemd makes are its own to remove.
+/// Removes the cgroup of a container that never was, and ends who is in there: an OCI runtime that is killed while it
+/// creates leaves both, and knows nothing of them later. Groups that systemd makes are its own to remove.
 pub(crate) fn remove_cgroup(bundle: &Path) -> Result<(), Fault> {
     let path = Spec::read(bundle)?.linux.cgroup;
     if !path.is_absolute() || path.parent().is_none() {
@@ -101,7 +108,35 @@ pub(crate) fn remove_cgroup(bundle: &Path) -> Result<(), Fault> {
     let fault = |error| Fault::io("remove", path.display().to_string(), error);
     let groups = Hierarchies::mounted().map_err(fault)?;
     let found = path.to_str().and_then(|path| groups.at(path));
-    found.map_or(Ok(()), |cgroup| cgroup.remove_empty().map_err(fault))
+    let Some(cgroup) = found else {
+        return Ok(());
+    };
+    let mut removed = cgroup.remove_empty();
+    // A group that is not named after the container may be others' as well.
+    let is_own = path.file_name() == bundle.file_name();
+    for _ in 0..KILLS_MAX {
+        if removed.is_ok() || !is_own {
+            break;
+        }
+        // What is half made may wait for a dead file system; being killed it leaves in a moment.
+        kill_all(&cgroup);
+        std::thread::sleep(KILL_PAUSE);
+        removed = cgroup.remove_empty();
+    }
+    removed.map_err(fault)
+}
+
+fn kill_all(cgroup: &Cgroup) {
+    for pid in cgroup.processes().unwrap_or_default() {
+        let Ok(process) = pidfd_of(pid) else {
+            continue;
+        };
+        // The id may have gone to another process before it was opened; later it cannot.
+        let is_inside = cgroup.processes().is_ok_and(|pids| pids.contains(&pid));
+        if is_inside && let Err(error) = send_by_pidfd(process.as_fd(), SIGKILL) {
+            crate::log::warn(&format!("cannot end process {pid}: {error}"));
+        }
+    }
 }
 
 /// Reads a whole file, up to a bound.

@@ -413,7 +413,20 @@ fn detach_entry(
     };
     let network = Network::of_entry(settings, runner, &entry)?;
     let previous = Some(entry.result).filter(|result| !result.is_null());
-    network.del_from(&attachment, previous.as_ref())?;
+    let detached = network.del_from(&attachment, previous.as_ref());
+    if let (Err(error), None) = (&detached, &previous) {
+        // It was never attached, perhaps because that configuration was wrong: then it can take nothing down either, but
+        // one that has been mended since can.
+        let todays = Network::load(settings.clone(), runner).ok();
+        let other = todays.filter(|todays| todays.text != network.text);
+        let mended = other.map(|other| other.del_from(&attachment, None));
+        if !matches!(mended, Some(Ok(()))) {
+            return detached;
+        }
+        tracing::info!(container = %attachment.container, %error, "an attempt to attach is undone by the network of today, as its own could not");
+    } else {
+        detached?;
+    }
     network
         .cache
         .remove(
@@ -443,7 +456,7 @@ mod tests {
     /// Answers from a table and remembers what it was asked.
     #[derive(Default)]
     struct Script {
-        fail: Option<(&'static str, Command)>,
+        fail: &'static [(&'static str, Command)],
         asked: Mutex<Vec<(String, &'static str, Value)>>,
     }
 
@@ -455,11 +468,7 @@ mod tests {
                 invocation.request.clone(),
             );
             self.asked.lock().unwrap().push(asked);
-            let fails = self.fail
-                == Some((
-                    if invocation.plugin == "a" { "a" } else { "b" },
-                    invocation.command,
-                ));
+            let fails = self.fail.contains(&(invocation.plugin, invocation.command));
             let answer = if fails {
                 json!({"code": 11, "msg": "later"})
             } else {
@@ -591,7 +600,7 @@ mod tests {
         let (bench, script) = (
             bench(),
             Script {
-                fail: Some(("b", Command::Add)),
+                fail: &[("b", Command::Add)],
                 ..Script::default()
             },
         );
@@ -608,18 +617,40 @@ mod tests {
             .unwrap()
             .add(&attachment(&bench))
             .unwrap();
-        script.fail = Some(("b", Command::Del));
+        script.fail = &[("b", Command::Del)];
         let error = Network::load(bench.settings.clone(), &script)
             .unwrap()
             .del(&attachment(&bench))
             .unwrap_err();
         assert_eq!(error.code(), "ORL-E6207");
-        script.fail = None;
+        script.fail = &[];
         Network::load(bench.settings.clone(), &script)
             .unwrap()
             .del(&attachment(&bench))
             .unwrap();
         assert_eq!(commands(&script)[2..], ["DEL b", "DEL a", "DEL b", "DEL a"]);
+    }
+
+    #[test]
+    fn what_its_own_configuration_cannot_undo_todays_does() {
+        let (bench, mut script) = (bench(), Script::default());
+        script.fail = &[("b", Command::Add), ("b", Command::Del)];
+        let network = Network::load(bench.settings.clone(), &script).unwrap();
+        network.add(&attachment(&bench)).unwrap_err();
+        let again = detach(&bench.settings, &&script, &attachment(&bench));
+        assert_eq!(again.unwrap_err().code(), "ORL-E6207");
+        let mended = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"}]}"#;
+        write(&bench.settings.config_folder.join("10.conflist"), mended);
+        assert!(detach(&bench.settings, &&script, &attachment(&bench)).unwrap());
+        assert!(!detach(&bench.settings, &&script, &attachment(&bench)).unwrap());
+        // What was attached once is only ever detached as it was.
+        script.fail = &[];
+        let network = Network::load(bench.settings.clone(), &script).unwrap();
+        network.add(&attachment(&bench)).unwrap();
+        script.fail = &[("a", Command::Del)];
+        detach(&bench.settings, &&script, &attachment(&bench)).unwrap_err();
+        let deletions = commands(&script).into_iter().filter(|one| one == "DEL a");
+        assert_eq!(deletions.count(), 5);
     }
 
     #[test]

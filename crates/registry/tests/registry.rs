@@ -4,12 +4,11 @@
 
 mod common;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{client, hosts, noise, options, reference};
+use common::{Source, client, hosts, noise, options, reference};
 use orlop_registry::{
     BlobSource, Client, ClientOptions, Credential, DockerConfig, Error, FailureKind,
     FixedCredential, HostTree, MemoryBudget, Proxies, Pushed, Reach, TlsCause,
@@ -445,18 +444,6 @@ async fn a_broken_hosts_file_or_certificate_is_our_own_configuration() {
         assert_eq!(error.kind(), FailureKind::Configuration, "{error}");
     }
     let _unused = HostTree::default();
-}
-
-#[derive(Debug)]
-struct Source(Vec<u8>);
-
-impl BlobSource for Source {
-    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let bytes = self.0.get(start..start + buffer.len());
-        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
 }
 
 #[tokio::test]

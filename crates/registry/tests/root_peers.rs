@@ -8,17 +8,15 @@
 
 mod common;
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{LAYER, MemorySink, hosts, noise, options};
+use common::{LAYER, MemorySink, Source, hosts, noise, options};
 use orlop_registry::{
-    BlobSink, BlobSource, Client, ClientOptions, DockerConfig, FailureKind, HostTree, Pushed,
-    TlsCause,
+    BlobSink, Client, ClientOptions, DockerConfig, FailureKind, HostTree, Pushed, TlsCause,
 };
 use orlop_testkit::registry::{Authority, FakeRegistry, ImageParts, Layer, digest_of};
 use orlop_types::{Descriptor, Digest, Reference};
@@ -196,18 +194,6 @@ async fn an_image_that_skopeo_pushed_is_pulled_over_tls_with_a_password() {
     for digest in &parts.layers {
         let size = fake.blob("app", digest).unwrap().len() as u64;
         assert_eq!(fetch(&client, &reference, *digest, size).await, *digest);
-    }
-}
-
-#[derive(Debug)]
-struct Source(Vec<u8>);
-
-impl BlobSource for Source {
-    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let bytes = self.0.get(start..start + buffer.len());
-        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
     }
 }
 

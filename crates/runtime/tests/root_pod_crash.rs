@@ -9,17 +9,11 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use orlop_runtime::pod::{IdMaps, IdRange, PodPhase, ProcessNamespace};
+use support::child::{self, run_until, say};
 use support::{Life, Node, config, eventually, namespace, output};
-
-/// The folder of the node on which the test program is to be a daemon.
-const NODE: &str = "ORLOP_TEST_NODE";
 
 /// Set if the pod is to have a user namespace.
 const USERS: &str = "ORLOP_TEST_USERS";
@@ -33,11 +27,9 @@ const MOMENTS: u32 = 24;
 /// The life of a daemon that makes, stops and removes a pod, and says so. Run by the other test in a process of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn daemon() {
-    // A part of the test beside it, which runs it in a process of its own and says where.
-    let Some(folder) = std::env::var_os(NODE).map(PathBuf::from) else {
+    let Some(node) = child::node() else {
         return;
     };
-    let node = Node::of(&folder);
     let life = node.begin();
     life.runtime.recover().await.unwrap();
     say("begin");
@@ -63,43 +55,6 @@ fn users() -> IdMaps {
         uids: vec![range],
         gids: vec![range],
     }
-}
-
-fn say(word: &str) {
-    let mut out = std::io::stdout();
-    writeln!(out, "\n>{word}").unwrap();
-    out.flush().unwrap();
-}
-
-fn start(node: &Node, with_users: bool) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .envs(with_users.then_some((USERS, "1")))
-        .args(["--exact", "daemon", "--nocapture"])
-        .env(NODE, node.folder())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .unwrap()
-}
-
-fn wait_for(lines: &mut impl Iterator<Item = std::io::Result<String>>, word: &str) {
-    let wanted = format!(">{word}");
-    let found = lines.any(|line| line.unwrap() == wanted);
-    assert!(found, "the daemon ended before {word}");
-}
-
-/// How long a life takes when nobody ends it, from its beginning.
-fn measure(node: &Node, with_users: bool) -> Duration {
-    let mut child = start(node, with_users);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    wait_for(&mut lines, "begin");
-    let begun = Instant::now();
-    wait_for(&mut lines, "removed");
-    let took = begun.elapsed();
-    assert!(lines.all(|line| line.is_ok()));
-    assert!(child.wait().unwrap().success());
-    took
 }
 
 /// What the next daemon makes of it.
@@ -140,17 +95,13 @@ async fn nor_does_one_whose_pods_have_user_namespaces() {
 
 async fn kill_at_many_moments(subnet: u8, with_users: bool) {
     let node = Node::new(subnet);
-    let whole = measure(&node, with_users);
-    assert!(node.traces().is_empty(), "{:?}", node.traces());
+    let variables: &[_] = if with_users { &[(USERS, "1")] } else { &[] };
+    let whole = run_until(&node, variables, "removed", Duration::ZERO).took;
+    eventually("nothing is left", async || node.traces().is_empty()).await;
     let mut phases = std::collections::BTreeSet::new();
     for moment in 0..MOMENTS {
-        let mut child = start(&node, with_users);
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        wait_for(&mut lines, "begin");
-        std::thread::sleep(whole * moment / MOMENTS);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let holder = format!("user-namespace {}", child.id());
+        let killed = run_until(&node, variables, "begin", whole * moment / MOMENTS);
+        let holder = format!("user-namespace {}", killed.pid);
         eventually("what held a user namespace has ended", async || {
             output("pgrep", &["-f", &holder]).is_empty()
         })

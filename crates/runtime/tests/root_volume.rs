@@ -9,11 +9,8 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use orlop_meta::gc::{Collector, Resource, RootReason, Verdict};
@@ -24,13 +21,11 @@ use orlop_runtime::member::{
 use orlop_runtime::pod::{IdMaps, IdRange, PodConfig, VolumeImage};
 use orlop_runtime::spec::ImageDefaults;
 use orlop_types::{ContainerId, Labels, LeaseId, SandboxId, SnapshotKey, SnapshotterName};
+use support::child::{self, run_until, say};
 use support::{Life, Node, config, eventually, namespace, output};
 
 const BUSYBOX: &str = "/bin/busybox";
 const APPLETS: [&str; 5] = ["sh", "cat", "sleep", "stat", "touch"];
-
-/// The folder of the node on which the test program is to be a daemon.
-const NODE: &str = "ORLOP_TEST_NODE";
 
 /// Moments at which the daemon is killed.
 const MOMENTS: u32 = 16;
@@ -408,11 +403,10 @@ async fn another_snapshotter_in_between_leaves_nothing_behind() {
 /// The life of a daemon that makes a pod and containers with volumes and takes all away. Run by the other test.
 #[tokio::test(flavor = "multi_thread")]
 async fn daemon() {
-    // A part of the test beside it, which runs it in a process of its own and says where.
-    let Some(folder) = std::env::var_os(NODE).map(PathBuf::from) else {
+    let Some(node) = child::node() else {
         return;
     };
-    let life = begin(&Node::of(&folder));
+    let life = begin(&node);
     life.runtime.recover().await.unwrap();
     let id = life.run(pod_config()).await;
     say("begin");
@@ -430,52 +424,16 @@ async fn daemon() {
     life.end().await;
 }
 
-fn say(word: &str) {
-    let mut out = std::io::stdout();
-    writeln!(out, "\n>{word}").unwrap();
-    out.flush().unwrap();
-}
-
-/// Runs the daemon until `word` and then `more`, and kills it.
-fn run_until(node: &Node, word: &str, more: Duration) -> Duration {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "daemon", "--nocapture"])
-        .env(NODE, node.folder())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut wait_for = |word: &str| {
-        let wanted = format!(">{word}");
-        assert!(
-            lines.any(|line| line.unwrap() == wanted),
-            "it ended before {word}"
-        );
-    };
-    wait_for("begin");
-    let begun = std::time::Instant::now();
-    if word != "begin" {
-        wait_for(word);
-    }
-    let took = begun.elapsed();
-    std::thread::sleep(more);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    took
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_killed_at_any_moment_leaves_no_volume_that_nobody_uses() {
     let node = Node::new(64);
     let life = begin(&node);
     make_images(&life);
     life.end().await;
-    let whole = run_until(&node, "removed", Duration::ZERO);
+    let whole = run_until(&node, &[], "removed", Duration::ZERO).took;
     let mut seen = BTreeSet::new();
     for moment in 0..MOMENTS {
-        run_until(&node, "begin", whole * moment / MOMENTS);
+        run_until(&node, &[], "begin", whole * moment / MOMENTS);
         let life = begin(&node);
         seen.insert((mounted(&node).len(), volumes(&life).len()));
         life.runtime.recover().await.unwrap();

@@ -1,6 +1,7 @@
 //! How a start went and how a process ended, as `orlop.v1` tells it.
 
 use orlop_api::orlop::v1 as api;
+use orlop_meta::Event;
 use orlop_runtime::machine::{Exit, Transition};
 use orlop_types::exit::{ExitCause, ExitRecord, MemoryDelta};
 
@@ -43,6 +44,19 @@ pub(crate) fn exit(pid: u32, exit: &Exit) -> api::Exit {
 /// The signal in a raw wait status (wait(2)).
 fn signal(record: &ExitRecord) -> Option<u32> {
     u32::try_from(record.raw_status? & 0x7f).ok()
+}
+
+/// What ended a container, of the event that tells it.
+pub(crate) fn told_cause(event: &Event) -> api::ExitCause {
+    let Event::TaskExit {
+        cause: Some(word), ..
+    } = event
+    else {
+        return api::ExitCause::Unspecified;
+    };
+    // Records and events spell it alike.
+    let known = serde_json::from_value(serde_json::Value::from(word.as_str()));
+    known.map_or(api::ExitCause::Unspecified, cause)
 }
 
 const fn cause(cause: ExitCause) -> api::ExitCause {

@@ -3,10 +3,11 @@
 mod describe;
 
 use clap::Args;
-use orlop_api::orlop::v1::{Event, EventGap, EventsRequest, events_response};
+use orlop_api::orlop::v1::{Event, EventGap, EventsRequest, ExitCause, events_response};
 use serde_json::{Value, json};
 
 use super::Context;
+use super::inspect::cause_name;
 use crate::error::{CliError, Explain};
 use crate::time;
 
@@ -64,12 +65,16 @@ pub(crate) async fn run(arguments: &Arguments, context: &mut Context<'_>) -> Res
 }
 
 fn show(event: Event, context: &mut Context<'_>) -> Result<(), CliError> {
+    let cause = event.cause();
     let envelope = event.envelope.unwrap_or_default();
-    let details = envelope
+    let mut details = envelope
         .event
         .as_ref()
         .map(describe::describe)
         .unwrap_or_default();
+    if cause != ExitCause::Unspecified {
+        details.insert("cause".to_owned(), json!(cause_name(cause)));
+    }
     let value = json!({
         "sequence": event.sequence,
         "time": time::moment(envelope.timestamp.as_ref()),

@@ -218,7 +218,8 @@ fn exit_text(exit: &Exit) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn cause_name(cause: ExitCause) -> &'static str {
+/// What ended a container, as records spell it.
+pub(super) fn cause_name(cause: ExitCause) -> &'static str {
     match cause {
         ExitCause::Unspecified | ExitCause::Unknown => "unknown",
         ExitCause::Exited => "exited",

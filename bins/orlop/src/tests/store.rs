@@ -565,6 +565,7 @@ async fn events_carry_their_sequence_and_gaps_are_told() {
         message(events_response::Message::Event(Event {
             sequence: 41,
             envelope: Some(envelope),
+            cause: orlop_api::orlop::v1::ExitCause::Unspecified.into(),
         })),
     ];
     const EVENTS: &str = "orlop.v1.Node/Events";

@@ -249,11 +249,7 @@ fn an_images_layer_says_what_holds_it_and_goes_with_a_sync_deletion() {
         // No waiting: a deletion that is sync has seen the pass.
         for digest in [HELLO, LAYER] {
             let hex = digest.strip_prefix("sha256:").unwrap();
-            let path = server
-                .folder
-                .path()
-                .join("root/content/blobs/sha256")
-                .join(hex);
+            let path = server.folder().join("root/content/blobs/sha256").join(hex);
             assert!(!path.exists(), "{} is still there", path.display());
         }
     });
@@ -263,7 +259,7 @@ fn an_images_layer_says_what_holds_it_and_goes_with_a_sync_deletion() {
 #[test]
 fn a_pass_that_is_asked_for_tells_what_it_did_and_status_remembers() {
     let server = Server::start();
-    let path = server.folder.path().join("blob");
+    let path = server.folder().join("blob");
     std::fs::write(&path, "hello").unwrap();
     server.block_on(async {
         let mut client = CollectionClient::new(server.channel().await);
@@ -317,7 +313,7 @@ fn a_daemon_killed_in_the_middle_is_mended_by_the_next() {
     import.kill().unwrap();
     import.wait().unwrap();
     // What a commit leaves that was killed between a blob's file and its row.
-    let orphan = server.folder.path().join("root/content/blobs/sha256");
+    let orphan = server.folder().join("root/content/blobs/sha256");
     let orphan = orphan.join(LAYER.strip_prefix("sha256:").unwrap());
     std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
     std::fs::write(&orphan, "layer").unwrap();
@@ -349,11 +345,7 @@ fn fsck_tells_what_disagrees_and_mends_it_when_asked() {
         let channel = server.channel().await;
         write(&channel, HELLO, b"hello", &[]).await;
         let hex = HELLO.strip_prefix("sha256:").unwrap();
-        let file = server
-            .folder
-            .path()
-            .join("root/content/blobs/sha256")
-            .join(hex);
+        let file = server.folder().join("root/content/blobs/sha256").join(hex);
         std::fs::remove_file(&file).unwrap();
         let (findings, summary) = fsck(&channel, FsckRequest::default()).await;
         assert_eq!(findings[0].kind, "blob-missing");

@@ -55,7 +55,7 @@ fn ctr_keeps_leases() {
 fn ctr_ingests_lists_reads_labels_and_removes_content() {
     // Nothing holds what ctr ingests: the collection after the start would take it.
     let server = Server::start_without_collection();
-    let path = server.folder.path().join("blob");
+    let path = server.folder().join("blob");
     // Several messages of a write, and several pieces of a read.
     let bytes = "0123456789abcde\n".repeat(100_000);
     std::fs::write(&path, &bytes).unwrap();
@@ -150,7 +150,7 @@ fn ctr_imports_an_archive_tags_and_removes_the_image() {
         ["mine:latest", "other:1"]
     );
     server.ctr(&["images", "check"]);
-    let exported = server.folder.path().join("out.tar").display().to_string();
+    let exported = server.folder().join("out.tar").display().to_string();
     server.ctr(&["images", "export", &exported, "other:1"]);
     assert!(std::fs::metadata(&exported).unwrap().len() > 1000);
     server.ctr(&["images", "rm", "mine:latest", "other:1"]);
@@ -183,7 +183,7 @@ fn ctr_unpacks_an_imported_image_into_snapshots() {
 
 /// An OCI archive with one layer, made by GNU tar and umoci.
 pub(crate) fn archive(server: &Server) -> String {
-    let folder = server.folder.path().display().to_string();
+    let folder = server.folder().display().to_string();
     std::fs::write(format!("{folder}/hello"), "hello\n".repeat(256)).unwrap();
     let (layout, layer) = (format!("{folder}/layout"), format!("{folder}/layer.tar"));
     let image = format!("{layout}:latest");
@@ -206,7 +206,7 @@ pub(crate) fn archive(server: &Server) -> String {
 #[test]
 fn ctr_keeps_container_records() {
     let server = Server::start();
-    let root = server.folder.path().join("rootfs").display().to_string();
+    let root = server.folder().join("rootfs").display().to_string();
     std::fs::create_dir(&root).unwrap();
     server.ctr(&[
         "containers",

@@ -14,3 +14,5 @@ mod ctr;
 mod orlop;
 mod peers;
 mod server;
+#[path = "../support/mod.rs"]
+mod support;

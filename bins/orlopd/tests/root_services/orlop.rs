@@ -104,7 +104,7 @@ fn request<T>(message: T) -> Request<T> {
 #[test]
 fn a_container_of_another_client_is_inspected_and_has_no_log() {
     let server = Server::start();
-    let root = server.folder.path().join("rootfs").display().to_string();
+    let root = server.folder().join("rootfs").display().to_string();
     std::fs::create_dir(&root).unwrap();
     server.ctr(&["containers", "create", "--rootfs", &root, "web", "true"]);
     server.block_on(async {

@@ -1,26 +1,18 @@
 //! The daemon on a scratch root, and the ways to ask it.
 
-use std::path::{Path, PathBuf};
+use std::ops::{Deref, DerefMut};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint, Uri};
+use crate::support::Daemon;
 
 /// The namespace that the tests work in.
 pub(crate) const NAMESPACE: &str = "test";
 
-/// How long anything here may take before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What is open when the daemon is asked to end is cut soon.
+const GRACE: &str = "engine.shutdown_grace=2s";
 
 /// A running daemon, ended and removed when it is dropped.
-pub(crate) struct Server {
-    pub(crate) folder: tempfile::TempDir,
-    runtime: Runtime,
-    daemon: Child,
-}
+pub(crate) struct Server(Daemon);
 
 impl Server {
     pub(crate) fn start() -> Self {
@@ -34,56 +26,12 @@ impl Server {
 
     /// With further settings, as `section.key=value`.
     pub(crate) fn start_with(settings: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let daemon = spawn(folder.path(), settings);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let mut server = Self {
-            folder,
-            runtime,
-            daemon,
-        };
-        server.wait_until_it_listens();
-        server
+        Self(Daemon::start(&[&[GRACE], settings].concat()))
     }
 
-    /// Ends the daemon as a crash does.
-    pub(crate) fn kill(&mut self) {
-        self.daemon.kill().unwrap();
-        self.daemon.wait().unwrap();
-    }
-
-    /// Starts a daemon anew on the same folders.
+    /// Starts a daemon anew on the same folders, with the usual settings.
     pub(crate) fn restart(&mut self) {
-        std::fs::remove_file(self.socket()).unwrap();
-        self.daemon = spawn(self.folder.path(), &[]);
-        self.wait_until_it_listens();
-    }
-
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.folder.path().join("orlop.sock")
-    }
-
-    /// Runs a test's asynchronous part.
-    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, work).await.unwrap() })
-    }
-
-    /// A connection of a generated client.
-    pub(crate) async fn channel(&self) -> Channel {
-        let path = self.socket();
-        let connect = move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        };
-        Endpoint::from_static("http://localhost")
-            .connect_with_connector(tower::service_fn(connect))
-            .await
-            .unwrap()
+        self.0.restart(&[GRACE]);
     }
 
     /// Runs Debian's `ctr` and gives its standard output; it has to succeed.
@@ -113,38 +61,18 @@ impl Server {
             .args(arguments);
         command
     }
+}
 
-    fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
-            let ended = self.daemon.try_wait().unwrap();
-            assert!(ended.is_none(), "orlopd ended at once: {ended:?}");
-            assert!(Instant::now() < deadline, "orlopd does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+impl Deref for Server {
+    type Target = Daemon;
+
+    fn deref(&self) -> &Daemon {
+        &self.0
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let pid = self.daemon.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status();
-        let ended = asked.and_then(|_| self.daemon.wait());
-        if !std::thread::panicking() {
-            assert!(ended.unwrap().success(), "orlopd did not end in order");
-        }
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Daemon {
+        &mut self.0
     }
-}
-
-fn spawn(folder: &Path, settings: &[&str]) -> Child {
-    let setting = |key: &str, path: &str| format!("engine.{key}={}", folder.join(path).display());
-    Command::new(env!("CARGO_BIN_EXE_orlopd"))
-        .args(["--set", &setting("root", "root")])
-        .args(["--set", &setting("state", "state")])
-        .args(["--set", &setting("socket", "orlop.sock")])
-        .args(["--set", "engine.shutdown_grace=2s"])
-        .args(settings.iter().flat_map(|setting| ["--set", setting]))
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
 }

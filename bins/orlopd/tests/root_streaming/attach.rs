@@ -16,7 +16,7 @@ const OUTPUT: Wanted = Wanted {
 const ECHO: &str = "while read line; do echo \"heard $line\"; done; echo over";
 
 fn log_of(node: &Node) -> (std::path::PathBuf, String) {
-    let path = node.folder.path().join("0.log");
+    let path = node.folder().join("0.log");
     let uri = format!("cri-log://{}", path.display());
     (path, uri)
 }
@@ -160,7 +160,7 @@ fn a_log_goes_on_in_a_new_file() {
     let mut command = Command::start(&node.attach_url(&id, STDIN), true, false);
     command.client.send(command.stdin, b"before\n");
     command.read_until_stdout_has("heard before\n");
-    let rotated = node.folder.path().join("0.log.1");
+    let rotated = node.folder().join("0.log.1");
     std::fs::rename(&log, &rotated).unwrap();
     node.reopen_log(&id);
     command.client.send(command.stdin, b"after\n");

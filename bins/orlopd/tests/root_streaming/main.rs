@@ -13,5 +13,7 @@ mod exec;
 mod forward;
 mod node;
 mod spdy;
+#[path = "../support/mod.rs"]
+mod support;
 mod tokens;
 mod websocket;

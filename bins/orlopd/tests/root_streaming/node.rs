@@ -1,23 +1,20 @@
 //! A daemon on scratch folders, and containers in it.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hyper_util::rt::TokioIo;
 use orlop_api::Any;
 use orlop_api::containerd::services::containers::v1 as containers;
 use orlop_api::containerd::services::tasks::v1 as tasks;
 use orlop_api::runtime::v1 as cri;
 use orlop_api::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use crate::support::{Daemon, PATIENCE};
+
 const NAMESPACE: &str = "k8s.io";
-const PATIENCE: Duration = Duration::from_secs(60);
 const SIGKILL: u32 = 9;
 
 /// How a container's streams are set up.
@@ -29,46 +26,31 @@ pub(crate) struct Streams<'a> {
 }
 
 pub(crate) struct Node {
-    pub(crate) folder: tempfile::TempDir,
-    runtime: Runtime,
-    daemon: Child,
-    settings: Vec<String>,
+    daemon: Daemon,
     containers: Vec<String>,
 }
 
 impl Node {
     pub(crate) fn start(settings: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        make_rootfs(&folder.path().join("rootfs"));
-        let settings: Vec<String> = settings.iter().map(|text| (*text).to_owned()).collect();
-        let daemon = spawn(folder.path(), &settings);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let mut node = Self {
-            folder,
-            runtime,
+        let daemon = Daemon::start(settings);
+        make_rootfs(&daemon.folder().join("rootfs"));
+        Self {
             daemon,
-            settings,
             containers: Vec::new(),
-        };
-        node.wait_until_it_listens();
-        node
+        }
     }
 
     /// Ends the daemon as a crash does, and starts another.
     pub(crate) fn crash_and_restart(&mut self) {
-        self.daemon.kill().unwrap();
-        self.daemon.wait().unwrap();
-        std::fs::remove_file(self.socket()).unwrap();
-        self.daemon = spawn(self.folder.path(), &self.settings);
-        self.wait_until_it_listens();
+        self.daemon.crash_and_restart();
     }
 
     pub(crate) fn daemon_pid(&self) -> u32 {
-        self.daemon.id()
+        self.daemon.pid()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.daemon.folder()
     }
 
     /// A running container; its id.
@@ -85,7 +67,7 @@ impl Node {
     ) -> String {
         let id = format!("{:064x}", self.containers.len() + 1);
         let mut spec = spec(
-            &self.folder.path().join("rootfs"),
+            &self.daemon.folder().join("rootfs"),
             &id,
             args,
             streams.terminal,
@@ -113,7 +95,7 @@ impl Node {
             ..Default::default()
         };
         self.block_on(async {
-            let channel = self.channel().await;
+            let channel = self.daemon.channel().await;
             let mut store = containers::containers_client::ContainersClient::new(channel.clone());
             let request = containers::CreateContainerRequest {
                 container: Some(container),
@@ -135,7 +117,7 @@ impl Node {
             container_id: id.to_owned(),
         };
         self.block_on(async {
-            let mut client = tasks::tasks_client::TasksClient::new(self.channel().await);
+            let mut client = tasks::tasks_client::TasksClient::new(self.daemon.channel().await);
             client.pause(within(request)).await.unwrap();
         });
     }
@@ -145,7 +127,7 @@ impl Node {
             container_id: id.to_owned(),
         };
         self.block_on(async {
-            let mut client = tasks::tasks_client::TasksClient::new(self.channel().await);
+            let mut client = tasks::tasks_client::TasksClient::new(self.daemon.channel().await);
             client.resume(within(request)).await.unwrap();
         });
     }
@@ -157,7 +139,7 @@ impl Node {
             ..Default::default()
         };
         self.block_on(async {
-            let mut client = tasks::tasks_client::TasksClient::new(self.channel().await);
+            let mut client = tasks::tasks_client::TasksClient::new(self.daemon.channel().await);
             client.kill(within(request)).await.unwrap();
             let wait = tasks::WaitRequest {
                 container_id: id.to_owned(),
@@ -298,7 +280,7 @@ impl Node {
             container_id: id.to_owned(),
         };
         let pids = self.block_on(async {
-            let mut client = tasks::tasks_client::TasksClient::new(self.channel().await);
+            let mut client = tasks::tasks_client::TasksClient::new(self.daemon.channel().await);
             client
                 .list_pids(within(request))
                 .await
@@ -314,12 +296,7 @@ impl Node {
 
     /// Names in the container's bundle.
     pub(crate) fn bundle(&self, id: &str) -> Vec<String> {
-        let folder = self
-            .folder
-            .path()
-            .join("state/tasks")
-            .join(NAMESPACE)
-            .join(id);
+        let folder = self.folder().join("state/tasks").join(NAMESPACE).join(id);
         let entries = std::fs::read_dir(folder).unwrap();
         entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -327,43 +304,16 @@ impl Node {
     }
 
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, work).await.unwrap() })
+        self.daemon.block_on(work)
     }
 
     async fn cri(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(self.channel().await)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("orlop.sock")
-    }
-
-    async fn channel(&self) -> Channel {
-        let path = self.socket();
-        let connect = move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        };
-        Endpoint::from_static("http://localhost")
-            .connect_with_connector(tower::service_fn(connect))
-            .await
-            .unwrap()
-    }
-
-    fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
-            let ended = self.daemon.try_wait().unwrap();
-            assert!(ended.is_none(), "orlopd ended at once: {ended:?}");
-            assert!(Instant::now() < deadline, "orlopd does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        RuntimeServiceClient::new(self.daemon.channel().await)
     }
 
     fn remove(&self, id: &str) {
         self.block_on(async {
-            let channel = self.channel().await;
+            let channel = self.daemon.channel().await;
             let mut client = tasks::tasks_client::TasksClient::new(channel.clone());
             let kill = tasks::KillRequest {
                 container_id: id.to_owned(),
@@ -387,16 +337,11 @@ impl Node {
     }
 }
 
+/// Its containers go before the daemon does.
 impl Drop for Node {
     fn drop(&mut self) {
         for id in &self.containers {
             self.remove(id);
-        }
-        let pid = self.daemon.id().to_string();
-        let asked = Command::new("kill").args(["-TERM", &pid]).status();
-        let ended = asked.and_then(|_| self.daemon.wait());
-        if !std::thread::panicking() {
-            assert!(ended.unwrap().success(), "orlopd did not end in order");
         }
     }
 }
@@ -457,17 +402,4 @@ fn spec(rootfs: &Path, id: &str, args: &[&str], terminal: bool) -> Value {
         ],
         "linux": {"cgroupsPath": cgroup, "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}]},
     })
-}
-
-fn spawn(folder: &Path, settings: &[String]) -> Child {
-    let setting = |key: &str, path: &str| format!("engine.{key}={}", folder.join(path).display());
-    Command::new(env!("CARGO_BIN_EXE_orlopd"))
-        .args(["--set", &setting("root", "root")])
-        .args(["--set", &setting("state", "state")])
-        .args(["--set", &setting("socket", "orlop.sock")])
-        .args(["--set", "engine.shutdown_grace=10s"])
-        .args(settings.iter().flat_map(|setting| ["--set", setting]))
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap()
 }

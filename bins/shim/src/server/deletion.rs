@@ -28,6 +28,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How long it waits besides for a creation to end, which has limits of its own.
 const CREATION: Duration = Duration::from_secs(120);
 
+/// How long a creation may go on that nobody wants any more. It is let end, if it will: what a killed runtime leaves has
+/// to be searched for.
+const UNWANTED_CREATION: Duration = Duration::from_secs(2);
+
 impl Server {
     pub(super) fn delete(
         &mut self,
@@ -58,7 +62,11 @@ impl Server {
                 return Err(wrong_state("delete", process.state));
             }
         }
+        let is_being_created = process.state == State::Creating;
         process.deleting = Some((caller, clock::boot() + patience));
+        if is_being_created {
+            self.hurry_creation(&request.id, UNWANTED_CREATION);
+        }
         Ok(())
     }
 

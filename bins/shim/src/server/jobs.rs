@@ -201,6 +201,15 @@ impl Server {
         Ok((container.runtime.call(&log, command), log))
     }
 
+    /// Gives a container's creation no more than `limit` from now.
+    pub(super) fn hurry_creation(&mut self, id: &str, limit: Duration) {
+        let latest = clock::boot() + limit;
+        let jobs = self.jobs.values_mut();
+        for job in jobs.filter(|job| job.container == id && job.step == Step::Create) {
+            job.deadline = job.deadline.map(|deadline| deadline.min(latest));
+        }
+    }
+
     pub(super) fn end_silent_jobs(&mut self, now: Duration) {
         for job in self.jobs.values_mut() {
             if job.deadline.is_some_and(|deadline| now >= deadline) {

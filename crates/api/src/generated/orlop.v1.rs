@@ -1160,6 +1160,9 @@ pub struct Event {
     pub sequence: u64,
     #[prost(message, optional, tag = "2")]
     pub envelope: ::core::option::Option<super::super::containerd::types::Envelope>,
+    /// What ended the container, with the end of its first process; containerd's own message has no place for it.
+    #[prost(enumeration = "ExitCause", tag = "3")]
+    pub cause: i32,
 }
 impl ::prost::Name for Event {
     const NAME: &'static str = "Event";

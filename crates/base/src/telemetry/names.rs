@@ -37,6 +37,8 @@ pub const CONTAINER_MEMORY_BYTES: &str = "container_memory_bytes";
 pub const CONTAINER_CPU_SECONDS: &str = "container_cpu_seconds";
 /// Counter by `namespace` and `container`: times the kernel killed for lack of memory.
 pub const CONTAINER_OOM_KILLS: &str = "container_oom_kills";
+/// Counter by `cause`: containers that ended. Ends while the daemon was away count when they are learnt.
+pub const CONTAINER_ENDS: &str = "container_ends";
 /// Gauge: proportional share of memory of all shims, in bytes.
 pub const SHIM_MEMORY_BYTES: &str = "shim_memory_bytes";
 /// Histogram by `step` and `outcome`: seconds of one step of a container's start.

@@ -1,6 +1,6 @@
 //! What calls about a container's streams have in common.
 
-use orlop_runtime::Status as TaskStatus;
+use orlop_runtime::{Error, Status as TaskStatus};
 use orlop_types::ContainerId;
 use tonic::{Code, Status};
 
@@ -51,14 +51,24 @@ pub(super) async fn running(cri: &Cri, text: &str) -> Result<ContainerId, Status
     } else {
         translate::parse(text)?
     };
-    let state = cri.runtime().state(cri.namespace(), &id, None).await;
-    let state = state.map_err(|error| status::of_runtime(&error))?;
-    match state.status {
-        TaskStatus::Running => Ok(id),
-        TaskStatus::Created | TaskStatus::Stopped | TaskStatus::Paused | TaskStatus::Unknown => {
-            let text = format!("container {id} does not run: it is {:?}", state.status);
-            Err(status::failed_precondition(text.to_lowercase()))
+    let stands = |standing: String| {
+        let text = format!("container {id} does not run: it is {standing}");
+        Err(status::failed_precondition(text.to_lowercase()))
+    };
+    match cri.runtime().state(cri.namespace(), &id, None).await {
+        Ok(state) => match state.status {
+            TaskStatus::Running => Ok(id),
+            TaskStatus::Created
+            | TaskStatus::Stopped
+            | TaskStatus::Paused
+            | TaskStatus::Unknown => stands(format!("{:?}", state.status)),
+        },
+        // Before its start and after its end a container has no task.
+        Err(Error::NoTask { .. }) => {
+            let member = find::member(cri, id.as_str()).await?;
+            stands(member.standing().to_owned())
         }
+        Err(error) => Err(status::of_runtime(&error)),
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use orlop_base::retry::RetryPolicy;
 use orlop_registry::{
-    BlobSink, Client, ClientOptions, Error, FetchOptions, Fetched, HostTree, MemoryBudget,
+    BlobSink, BlobSource, Client, ClientOptions, Error, FetchOptions, Fetched, HostTree,
+    MemoryBudget,
 };
 use orlop_testkit::registry::{FakeRegistry, digest_of};
 use orlop_types::{Descriptor, Digest, Reference};
@@ -83,6 +84,19 @@ impl BlobSink for MemorySink {
         let start = usize::try_from(offset).unwrap();
         inner.bytes[start..start + bytes.len()].copy_from_slice(bytes);
         inner.have[start..start + bytes.len()].fill(true);
+        Ok(())
+    }
+}
+
+/// A blob in memory, to be pushed.
+#[derive(Debug)]
+pub(crate) struct Source(pub(crate) Vec<u8>);
+
+impl BlobSource for Source {
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let bytes = self.0.get(start..start + buffer.len());
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 }

@@ -15,6 +15,12 @@ use crate::spec::{
     ResolvedUser, Security, UserError,
 };
 
+/// The most bytes of a name.
+const NAME_BYTES_MAX: usize = 253;
+
+/// The most bytes of all labels and annotations together, as of a pod: twice what Kubernetes takes.
+const NOTES_BYTES_MAX: usize = 512 << 10;
+
 /// The prefix of a member's systemd scope.
 const SCOPE_PREFIX: &str = "cri-orlop";
 
@@ -26,9 +32,7 @@ pub(super) fn check(config: &MemberConfig, pod: &Pod) -> Result<(), MemberError>
         value: value.to_owned(),
         fault,
     };
-    if config.name.is_empty() {
-        return Err(bad("name", "", "it is needed"));
-    }
+    check_words(config)?;
     if !is_below(&config.log_path) {
         let fault = "it has to be below the pod's log folder";
         return Err(bad("log path", &config.log_path, fault));
@@ -73,6 +77,36 @@ pub(super) fn cdi_devices(config: &MemberConfig) -> Result<Vec<DeviceName>, Memb
         name: config.name.clone(),
         source,
     })
+}
+
+/// Names go into annotations and messages, labels and annotations into the record.
+fn check_words(config: &MemberConfig) -> Result<(), MemberError> {
+    let bad = |field, value: &str, fault| MemberError::BadConfig {
+        name: config.name.chars().take(NAME_BYTES_MAX).collect(),
+        field,
+        value: value.to_owned(),
+        fault,
+    };
+    let name = &config.name;
+    let is_odd =
+        |character: char| character.is_control() || character.is_whitespace() || character == '/';
+    if name.is_empty() {
+        return Err(bad("name", "", "it is needed"));
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(bad("name", "", "it is longer than 253 bytes"));
+    }
+    if name.chars().any(is_odd) || name.contains("..") {
+        let fault = "it has blanks, control characters, \"/\" or \"..\"";
+        return Err(bad("name", name, fault));
+    }
+    let notes = config.labels.iter().chain(&config.annotations);
+    let bytes: usize = notes.map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > NOTES_BYTES_MAX {
+        let fault = "they have more than 512 KiB";
+        return Err(bad("labels and annotations", "", fault));
+    }
+    Ok(())
 }
 
 /// Whether a relative path stays below the folder it is joined to.

@@ -1,6 +1,8 @@
 //! A node of one runtime: folders, a database, a network of its own; all gone when dropped.
 #![allow(dead_code, reason = "every test program uses a part of it")]
 
+pub(crate) mod child;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -13,6 +13,7 @@ use orlop_types::Namespace;
 use orlop_types::filter::Filters;
 use tonic::{Request, Status};
 
+use crate::ending;
 use crate::events::{fields, payload};
 use crate::request;
 use crate::status;
@@ -132,6 +133,7 @@ fn message(envelope: &Envelope) -> api::EventsResponse {
             topic: envelope.event.topic().to_owned(),
             event: Some(payload::containerd(&envelope.event).unwrap_or_else(|| json(envelope))),
         }),
+        cause: ending::told_cause(&envelope.event).into(),
     };
     api::EventsResponse {
         message: Some(api::events_response::Message::Event(event)),

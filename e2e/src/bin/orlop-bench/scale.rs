@@ -45,6 +45,7 @@ pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) 
             .map(str::to_owned)
             .to_vec(),
         root: Some(memory.join("root")),
+        ..Options::default()
     };
     let engine = Engine::orlopd(&sides.programs, &scratch, &options)?;
     let client = engine.client().await?;
