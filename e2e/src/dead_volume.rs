@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -92,12 +92,6 @@ impl DeadVolume {
     #[must_use]
     pub fn folder(&self) -> PathBuf {
         self.mountpoint.join("data")
-    }
-
-    /// Where it is mounted.
-    #[must_use]
-    pub fn mountpoint(&self) -> &Path {
-        &self.mountpoint
     }
 
     /// Its server is gone, or back.

@@ -46,10 +46,10 @@ impl WebSocket {
         let mut first = String::new();
         reader.read_line(&mut first)?;
         ensure!(first.contains(" 101 "), "refused: {}", first.trim());
-        let mut line = String::new();
-        while line.trim() != "" || line.is_empty() {
-            line.clear();
-            ensure!(reader.read_line(&mut line)? > 0, "the head has no end");
+        for line in reader.by_ref().lines() {
+            if line?.is_empty() {
+                break;
+            }
         }
         Ok(Self {
             reader,
