@@ -484,7 +484,7 @@ const BAD_CONTAINERS: [Row<cri::ContainerConfig>; 25] = [
     ),
     (
         "a CDI device nobody describes",
-        InvalidArgument,
+        FailedPrecondition,
         "ORL-E6612",
         |container| {
             container.cdi_devices = vec![cri::CdiDevice {
