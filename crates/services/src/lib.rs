@@ -19,6 +19,7 @@ mod checkpoint;
 mod collection;
 mod containers;
 mod content;
+mod deadline;
 mod diff;
 mod ending;
 mod events;

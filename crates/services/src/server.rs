@@ -11,6 +11,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::authority::Lenient;
+use crate::deadline::Deadlines;
 
 /// The longest message in either direction, in bytes: containerd's own limit.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -67,6 +68,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     Server::builder()
+        .layer(Deadlines)
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections(listener, access), shutdown)
         .await
