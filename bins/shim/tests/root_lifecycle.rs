@@ -215,6 +215,20 @@ fn an_exec_that_cannot_start_says_why_and_can_be_deleted() {
         .call::<api::StartResponse>("Start", &start)
         .unwrap_err();
     assert!(refused.message.contains("/no/such"), "{refused}");
+    let again = shim.call::<api::StartResponse>("Start", &start);
+    assert!(again.is_err(), "it is started once: {again:?}");
+    let state: api::StateResponse = shim
+        .call(
+            "State",
+            &api::StateRequest {
+                id: shim.id.clone(),
+                exec_id: "bad".to_owned(),
+            },
+        )
+        .unwrap();
+    let created = i32::from(TaskStatus::Created);
+    assert_eq!((state.status, state.exit_status), (created, 255));
+    assert_eq!(shim.wait("bad"), 255);
     assert_eq!(shim.delete("bad").exit_status, 255);
 }
 

@@ -53,10 +53,11 @@ impl Server {
             State::Creating if request.exec_id.is_empty() => patience += CREATION,
             // An exec that was never started has no process.
             State::Created => {
-                process.exit = Some(Exit {
+                let never_started = Exit {
                     status: 0,
                     at: clock::now(),
-                })
+                };
+                process.exit.get_or_insert(never_started);
             }
             State::Creating | State::Starting | State::Running => {
                 return Err(wrong_state("delete", process.state));

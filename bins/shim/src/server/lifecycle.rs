@@ -310,6 +310,9 @@ impl Server {
         if process.state != State::Created {
             return Err(wrong_state("start", process.state));
         }
+        if process.exit.is_some() {
+            return Err(Fault::State("the process could not be started".to_owned()));
+        }
         process.state = State::Starting;
         let asked = match exec.is_empty() {
             true => self.start_init(id, caller),
@@ -417,7 +420,7 @@ impl Server {
         Ok(u32::try_from(pid).unwrap_or(0))
     }
 
-    /// It never ran: it counts as ended, so that it can be deleted.
+    /// It never ran: it stays created, as containerd's own shim tells it, and has an exit, so that nobody waits for it.
     fn exec_failed(&mut self, id: &str, exec: &str) {
         self.copies
             .retain(|_, owned| owned.container != id || owned.exec != exec);
@@ -425,7 +428,7 @@ impl Server {
             return;
         };
         if let Ok(process) = container.process_mut(exec) {
-            process.state = State::Stopped;
+            process.state = State::Created;
             process.exit = Some(Exit {
                 status: 255,
                 at: clock::now(),
