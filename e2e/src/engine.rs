@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use orlop_sys::process::Spawn;
 
-use crate::programs::run;
+use crate::programs::{containerd, run};
 use crate::{Client, Daemon, Programs, Scratch};
 
 /// Which engine.
@@ -94,7 +94,8 @@ impl Engine {
         Self::start(Kind::Orlop, spawn, scratch, root, socket)
     }
 
-    /// Starts containerd with its own defaults, CRI included, on a root of its own.
+    /// Starts containerd with its own defaults, CRI included, on a root of its own: Debian's, or the one that
+    /// `BENCH_CONTAINERD` names.
     ///
     /// # Errors
     /// It cannot be started; its log is in the message.
@@ -117,7 +118,7 @@ impl Engine {
             pods.unwrap_or_default(),
         );
         let config = scratch.file("containerd.toml", &config)?;
-        let spawn = Spawn::new("containerd").arg("--config").arg(config);
+        let spawn = Spawn::new(containerd()).arg("--config").arg(config);
         Self::start(Kind::Containerd, spawn, scratch, root, socket)
     }
 

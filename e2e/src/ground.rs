@@ -1,14 +1,14 @@
 //! What an engine with pods stands on, whichever it is: a registry with a small image, a network of its own, a folder.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use orlop_sys::mount::MountTable;
 
-use crate::{Pods, Registry, Scratch, image, leftovers};
+use crate::{Network, Pods, Registry, Scratch, image, leftovers};
 
-/// The first three numbers of pods' addresses.
-const SUBNET: &str = "10.213.77";
+/// The third number of pods' addresses.
+const SUBNET: u8 = 77;
 
 /// Registry, network and folder. [`Ground::close`] tells what is left over; a dropped one only tidies up.
 #[derive(Debug)]
@@ -16,8 +16,7 @@ pub struct Ground {
     registry: Registry,
     image: String,
     pause_image: String,
-    networks: PathBuf,
-    bridge: Bridge,
+    network: Network,
     // Last: dropping it takes away what the others left.
     scratch: Scratch,
 }
@@ -33,14 +32,12 @@ impl Ground {
         let layout = image::small(&scratch)?;
         let image = registry.push(&layout, image::TAG, "e2e/small:1")?;
         let pause_image = registry.push(&layout, image::add_pause(&layout)?, "e2e/pause:1")?;
-        let bridge = scratch.name().replace("orlop-", "");
-        let networks = write_network(&scratch, &bridge)?;
+        let network = Network::new(&scratch, "", SUBNET)?;
         Ok(Self {
             registry,
             image,
             pause_image,
-            networks,
-            bridge: Bridge(bridge),
+            network,
             scratch,
         })
     }
@@ -67,7 +64,7 @@ impl Ground {
     #[must_use]
     pub fn pods(&self) -> Pods {
         Pods {
-            networks: self.networks.clone(),
+            networks: self.network.folder().to_owned(),
             pause_image: self.pause_image.clone(),
         }
     }
@@ -89,8 +86,8 @@ impl Ground {
 
     /// Addresses that are reserved, and ends of links at the bridge.
     fn attachments(&self) -> impl Iterator<Item = String> {
-        let addresses = self.scratch.path().join("ipam").join(&self.bridge.0);
-        let links = Path::new("/sys/class/net").join(&self.bridge.0);
+        let addresses = self.network.addresses().to_owned();
+        let links = Path::new("/sys/class/net").join(self.network.bridge());
         [addresses, links.join("brif")]
             .into_iter()
             .flat_map(|folder| {
@@ -122,33 +119,4 @@ pub(crate) fn names_in(folder: &Path) -> Vec<String> {
     entries
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()
-}
-
-/// A bridge of its own, without masquerading: nothing outside is touched.
-fn write_network(scratch: &Scratch, bridge: &str) -> Result<PathBuf> {
-    let addresses = scratch.folder("ipam")?;
-    let folder = scratch.folder("net.d")?;
-    let conflist = format!(
-        r#"{{"cniVersion": "1.0.0", "name": "{bridge}", "plugins": [{{"type": "bridge", "bridge": "{bridge}",
-        "isGateway": true, "ipam": {{"type": "host-local", "dataDir": {addresses:?},
-        "ranges": [[{{"subnet": "{SUBNET}.0/24"}}]]}}}}]}}"#
-    );
-    let file = scratch.file("10-e2e.conflist", &conflist)?;
-    let path = folder.join("10-e2e.conflist");
-    std::fs::rename(file, &path).context("cannot put the network in its place")?;
-    Ok(folder)
-}
-
-/// The bridge plugin leaves its bridge; without a container in the network there is none.
-#[derive(Debug)]
-struct Bridge(String);
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        if Path::new("/sys/class/net").join(&self.0).exists()
-            && let Err(error) = crate::programs::run_words(&["ip", "link", "delete", &self.0])
-        {
-            crate::daemon::complain(&format!("{error:#}"));
-        }
-    }
 }

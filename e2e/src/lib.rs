@@ -11,7 +11,7 @@
 //! - processes are ended by id, after a look at what they are; servers listen on loopback only.
 //!
 //! Entry points: [`Scratch`], [`Engine`], [`Registry`], [`Client`], [`container::Cycle`], [`Node`], [`Site`],
-//! [`Kubelet`], [`traces`], [`figures`].
+//! [`Network`], [`Kubelet`], [`traces`], [`figures`].
 
 pub mod client;
 pub mod container;
@@ -24,6 +24,7 @@ pub mod guest;
 pub mod image;
 pub mod kubelet;
 mod leftovers;
+mod network;
 pub mod node;
 pub mod pods;
 pub mod programs;
@@ -40,6 +41,7 @@ pub use engine::{Engine, Kind, Options, Pods};
 pub use ground::Ground;
 pub use kubelet::Kubelet;
 pub use leftovers::Helper;
+pub use network::Network;
 pub use node::Node;
 pub use programs::Programs;
 pub use registry::Registry;

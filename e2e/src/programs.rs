@@ -62,6 +62,13 @@ impl Programs {
     }
 }
 
+/// The containerd to compare with: `BENCH_CONTAINERD`, or Debian's.
+#[must_use]
+pub fn containerd() -> PathBuf {
+    let named = std::env::var_os("BENCH_CONTAINERD").filter(|path| !path.is_empty());
+    named.map_or_else(|| "containerd".into(), PathBuf::from)
+}
+
 /// Runs a program to its end and gives its standard output.
 ///
 /// # Errors

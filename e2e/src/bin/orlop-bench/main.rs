@@ -6,11 +6,12 @@
 //! `_cli` compare the two command lines. A missed goal is a figure, not a failure; a figure that could not be taken is.
 
 mod collect;
-mod cri;
 mod cycles;
 mod floor;
 mod memory;
+mod pods;
 mod pull;
+mod readopt;
 mod report;
 mod samples;
 mod scale;
@@ -40,7 +41,7 @@ struct Arguments {
     /// The image to pull; without one, 21 layers are made
     #[arg(long, env = "BENCH_IMAGE")]
     image: Option<String>,
-    /// Only these parts: memory, run, collect, pull, scale
+    /// Only these parts: memory, run, collect, pull, cri, scale
     #[arg(long, env = "BENCH_ONLY", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -53,6 +54,10 @@ struct Effort {
     shims: usize,
     images: usize,
     layers: u64,
+    /// Made one after the other in each round, and there at once.
+    pods: [usize; 2],
+    /// Found again by a new daemon.
+    pods_left: usize,
 }
 
 const FULL: Effort = Effort {
@@ -61,6 +66,8 @@ const FULL: Effort = Effort {
     shims: 10,
     images: 10_000,
     layers: 20,
+    pods: [8, 20],
+    pods_left: 100,
 };
 
 const QUICK: Effort = Effort {
@@ -69,6 +76,8 @@ const QUICK: Effort = Effort {
     shims: 5,
     images: 1_000,
     layers: 10,
+    pods: [4, 8],
+    pods_left: 20,
 };
 
 fn main() -> ExitCode {
@@ -129,6 +138,12 @@ async fn measure(arguments: &Arguments, effort: Effort) -> Result<()> {
     if wanted("pull") {
         let outcome = pull::measure(&sides, effort, arguments.image.as_deref(), &mut report).await;
         report.settle("pull", outcome)?;
+    }
+    if wanted("cri") {
+        let outcome = pods::measure(&sides, effort, &mut report).await;
+        report.settle("pods", outcome)?;
+        let outcome = readopt::measure(&sides, effort, &mut report).await;
+        report.settle("pods of an earlier daemon", outcome)?;
     }
     if wanted("scale") {
         let outcome = scale::measure(&sides, effort, &mut report).await;

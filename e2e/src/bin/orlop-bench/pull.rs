@@ -9,13 +9,15 @@ use anyhow::{Context, Result, bail};
 use orlop_api::containerd::services::content::v1::ListContentRequest;
 use orlop_api::containerd::services::images::v1::DeleteImageRequest;
 use orlop_api::orlop::v1::{PullRequest, pull_event};
+use orlop_api::runtime::v1::{PullImageRequest, RemoveImageRequest};
 use orlop_e2e::figures::{cpu_time, peak_bytes, reset_peak};
+use orlop_e2e::kubelet::image_spec;
 use orlop_e2e::{Client, image};
 
 use crate::report::Report;
 use crate::samples::Samples;
 use crate::sides::{Side, Sides};
-use crate::{Effort, cri};
+use crate::Effort;
 
 /// Where CRI keeps images.
 const CRI_NAMESPACE: &str = "k8s.io";
@@ -97,12 +99,31 @@ async fn pull(
     if side.is_orlop() {
         pull_orlop(client, reference).await?;
     } else {
-        cri::pull(client.service(), reference).await?;
+        pull_by_cri(client, reference).await?;
     }
     figures.wall[index].add_seconds(started.elapsed());
     figures.cpu[index].add_seconds(cpu_time(pid)? - cpu);
     figures.peak[index].add_bytes(peak_bytes(pid)?);
     Ok(())
+}
+
+/// As the kubelet has an image pulled.
+pub(crate) async fn pull_by_cri(client: &Client, reference: &str) -> Result<()> {
+    let request = PullImageRequest {
+        image: Some(image_spec(reference)),
+        ..PullImageRequest::default()
+    };
+    let pulled = client.cri_images().pull_image(request).await;
+    pulled.map(drop).context("cannot pull by CRI")
+}
+
+/// As the kubelet has an image removed.
+pub(crate) async fn remove_by_cri(client: &Client, reference: &str) -> Result<()> {
+    let request = RemoveImageRequest {
+        image: Some(image_spec(reference)),
+    };
+    let removed = client.cri_images().remove_image(request).await;
+    removed.map(drop).context("cannot remove by CRI")
 }
 
 async fn pull_orlop(client: &Client, reference: &str) -> Result<()> {
@@ -150,7 +171,7 @@ async fn remove(side: &Side, client: &Client, reference: &str) -> Result<()> {
     if side.is_orlop() {
         delete(client, reference).await?;
     } else {
-        cri::remove(client.service(), reference).await?;
+        remove_by_cri(client, reference).await?;
     }
     side.collect().await?;
     let deadline = Instant::now() + PATIENCE;

@@ -4,7 +4,8 @@ use std::io::Write;
 
 use anyhow::Result;
 use orlop_e2e::figures::sync_latency;
-use orlop_e2e::programs::run_words;
+use orlop_e2e::programs::{self, run_words};
+use orlop_sys::process::Spawn;
 
 use crate::samples::Samples;
 use crate::sides::Sides;
@@ -20,7 +21,8 @@ impl Report {
     pub(crate) fn machine(&mut self, sides: &Sides) -> Result<()> {
         let processors = std::thread::available_parallelism().map_or(0, usize::from);
         let kernel = run_words(&["uname", "-r"])?;
-        let containerd = run_words(&["containerd", "--version"])?;
+        let containerd = Spawn::new(programs::containerd()).arg("--version");
+        let containerd = programs::run(containerd, "containerd --version")?;
         let runc = run_words(&["runc", "--version"])?;
         let runc = runc.lines().next().unwrap_or_default();
         let containerd = containerd.split(' ').nth(2).unwrap_or_default();

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use orlop_api::orlop::v1::GcRunRequest;
-use orlop_e2e::{Client, Engine, Kind, Options, Programs, Registry, Scratch, image};
+use orlop_e2e::{
+    Client, Engine, Kind, Network, Options, Pods, Programs, Registry, Scratch, image,
+};
 
 /// One engine and its connection.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub(crate) struct Sides {
     pub(crate) programs: Programs,
     /// The small image's reference.
     pub(crate) reference: String,
+    networks: [Network; 2],
     pub(crate) scratch: Scratch,
 }
 
@@ -33,9 +36,20 @@ impl Sides {
         let registry = Registry::start(&scratch)?;
         let layout = image::small(&scratch)?;
         let reference = registry.push(&layout, image::TAG, "bench/small:latest")?;
-        let options = Options::default();
-        let orlop = Engine::orlopd(&programs, &scratch, &options)?;
-        let containerd = Engine::containerd(&scratch, &options)?;
+        let pause = registry.push(&layout, image::add_pause(&layout)?, "bench/pause:latest")?;
+        let networks = [
+            Network::new(&scratch, "-o", 78)?,
+            Network::new(&scratch, "-c", 79)?,
+        ];
+        let options = |side: usize| Options {
+            pods: Some(Pods {
+                networks: networks[side].folder().to_owned(),
+                pause_image: pause.clone(),
+            }),
+            ..Options::default()
+        };
+        let orlop = Engine::orlopd(&programs, &scratch, &options(0))?;
+        let containerd = Engine::containerd(&scratch, &options(1))?;
         let both = [
             Side::new(orlop, &reference).await?,
             Side::new(containerd, &reference).await?,
@@ -45,6 +59,7 @@ impl Sides {
             registry,
             programs,
             reference,
+            networks,
             scratch,
         })
     }
@@ -59,7 +74,7 @@ impl Sides {
 
     /// Ends everything and tells what was left over.
     pub(crate) fn close(self) -> Result<Vec<String>> {
-        drop((self.both, self.registry));
+        drop((self.both, self.registry, self.networks));
         self.scratch.close()
     }
 }
