@@ -166,28 +166,49 @@ impl<'a> Containers<'a> {
     /// # Errors
     /// `NotFound`, `InvalidArgument` for another field or a changed runtime or snapshotter, `Database`.
     pub fn update(&self, container: &Container, fields: &[String]) -> Result<Container, Error> {
-        self.view.db().write("update a container", |tx| {
-            let (id, mut updated) = self.load(tx, &container.id)?;
-            let namespace = node::ensure_namespace(tx, self.view.namespace())?;
-            if fields.is_empty() {
-                apply_all(&mut updated, container)?;
-            }
-            for path in fields {
-                apply(&mut updated, container, path)?;
-            }
-            check(&updated)?;
-            updated.labels = without_empty(&updated.labels);
-            updated.updated_at = from_nanos(tx.now);
-            store(tx, (id, namespace), &updated)?;
-            let event = Event::ContainerUpdate {
-                id: updated.id.clone(),
-                image: updated.image.clone(),
-                labels: updated.labels.clone(),
-                snapshot_key: updated.snapshot_key.clone(),
-            };
-            tx.append(self.view.namespace(), &event)?;
-            Ok(updated)
-        })
+        let update = |tx: &Tx<'_>| self.update_in(tx, container, fields);
+        self.view.db().write("update a container", update)
+    }
+
+    /// As [`Containers::update`], without waiting for the disk: for what a power cut makes void.
+    ///
+    /// # Errors
+    /// As [`Containers::update`].
+    pub fn update_relaxed(
+        &self,
+        container: &Container,
+        fields: &[String],
+    ) -> Result<Container, Error> {
+        let update = |tx: &Tx<'_>| self.update_in(tx, container, fields);
+        self.view.db().write_relaxed("update a container", update)
+    }
+
+    fn update_in(
+        &self,
+        tx: &Tx<'_>,
+        container: &Container,
+        fields: &[String],
+    ) -> Result<Container, Error> {
+        let (id, mut updated) = self.load(tx, &container.id)?;
+        let namespace = node::ensure_namespace(tx, self.view.namespace())?;
+        if fields.is_empty() {
+            apply_all(&mut updated, container)?;
+        }
+        for path in fields {
+            apply(&mut updated, container, path)?;
+        }
+        check(&updated)?;
+        updated.labels = without_empty(&updated.labels);
+        updated.updated_at = from_nanos(tx.now);
+        store(tx, (id, namespace), &updated)?;
+        let event = Event::ContainerUpdate {
+            id: updated.id.clone(),
+            image: updated.image.clone(),
+            labels: updated.labels.clone(),
+            snapshot_key: updated.snapshot_key.clone(),
+        };
+        tx.append(self.view.namespace(), &event)?;
+        Ok(updated)
     }
 
     /// Removes a container's record; its snapshot is no longer held by it.

@@ -82,22 +82,35 @@ impl<'a> Sandboxes<'a> {
     /// # Errors
     /// `AlreadyExists`, `InvalidArgument` for a nameless extension, `Database`.
     pub fn create(&self, sandbox: &Sandbox) -> Result<Sandbox, Error> {
+        let create = |tx: &Tx<'_>| self.create_in(tx, sandbox);
+        self.view.db().write("create a sandbox", create)
+    }
+
+    /// As [`Sandboxes::create`], without waiting for the disk: for a sandbox of which a power cut leaves nothing. What is
+    /// written durably later takes the row to the disk with it.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::create`].
+    pub fn create_relaxed(&self, sandbox: &Sandbox) -> Result<Sandbox, Error> {
+        let create = |tx: &Tx<'_>| self.create_in(tx, sandbox);
+        self.view.db().write_relaxed("create a sandbox", create)
+    }
+
+    fn create_in(&self, tx: &Tx<'_>, sandbox: &Sandbox) -> Result<Sandbox, Error> {
         check_extensions("store sandbox", sandbox.id.as_str(), &sandbox.extensions)?;
-        self.view.db().write("create a sandbox", |tx| {
-            let namespace = node::ensure_namespace(tx, self.view.namespace())?;
-            let mut sandbox = sandbox.clone();
-            sandbox.labels = without_empty(&sandbox.labels);
-            sandbox.created_at = from_nanos(tx.now);
-            sandbox.updated_at = sandbox.created_at;
-            let kept = node::expiry(NodeKind::Sandbox, sandbox.id.as_str(), &sandbox.labels);
-            let id = node::enliven(tx, key(namespace, &sandbox.id), kept)?.ok_or_else(|| {
-                already_exists(NodeKind::Sandbox, &sandbox.id, self.view.namespace())
-            })?;
-            store(tx, (id, namespace), &sandbox)?;
-            let id = sandbox.id.clone();
-            tx.append(self.view.namespace(), &Event::SandboxCreate { id })?;
-            Ok(sandbox)
-        })
+        let namespace = node::ensure_namespace(tx, self.view.namespace())?;
+        let mut sandbox = sandbox.clone();
+        sandbox.labels = without_empty(&sandbox.labels);
+        sandbox.created_at = from_nanos(tx.now);
+        sandbox.updated_at = sandbox.created_at;
+        let kept = node::expiry(NodeKind::Sandbox, sandbox.id.as_str(), &sandbox.labels);
+        let id = node::enliven(tx, key(namespace, &sandbox.id), kept)?.ok_or_else(|| {
+            already_exists(NodeKind::Sandbox, &sandbox.id, self.view.namespace())
+        })?;
+        store(tx, (id, namespace), &sandbox)?;
+        let id = sandbox.id.clone();
+        tx.append(self.view.namespace(), &Event::SandboxCreate { id })?;
+        Ok(sandbox)
     }
 
     /// One sandbox.
@@ -148,25 +161,49 @@ impl<'a> Sandboxes<'a> {
         fields: &[String],
         event: Option<&Event>,
     ) -> Result<Sandbox, Error> {
-        self.view.db().write("update a sandbox", |tx| {
-            let (id, mut updated) = self.load(tx, &sandbox.id)?;
-            let namespace = node::ensure_namespace(tx, self.view.namespace())?;
-            if fields.is_empty() {
-                apply_all(&mut updated, sandbox)?;
-            }
-            for path in fields {
-                apply(&mut updated, sandbox, path)?;
-            }
-            check_extensions("store sandbox", updated.id.as_str(), &updated.extensions)?;
-            updated.labels = without_empty(&updated.labels);
-            updated.updated_at = from_nanos(tx.now);
-            store(tx, (id, namespace), &updated)?;
-            tx.note_deletion();
-            if let Some(event) = event {
-                tx.append(self.view.namespace(), event)?;
-            }
-            Ok(updated)
-        })
+        let update = |tx: &Tx<'_>| self.update_in(tx, sandbox, fields, event);
+        self.view.db().write("update a sandbox", update)
+    }
+
+    /// As [`Sandboxes::update_and_tell`], without waiting for the disk: for a change that a power cut makes void, or that
+    /// is found out again after one.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::update`].
+    pub fn update_and_tell_relaxed(
+        &self,
+        sandbox: &Sandbox,
+        fields: &[String],
+        event: Option<&Event>,
+    ) -> Result<Sandbox, Error> {
+        let update = |tx: &Tx<'_>| self.update_in(tx, sandbox, fields, event);
+        self.view.db().write_relaxed("update a sandbox", update)
+    }
+
+    fn update_in(
+        &self,
+        tx: &Tx<'_>,
+        sandbox: &Sandbox,
+        fields: &[String],
+        event: Option<&Event>,
+    ) -> Result<Sandbox, Error> {
+        let (id, mut updated) = self.load(tx, &sandbox.id)?;
+        let namespace = node::ensure_namespace(tx, self.view.namespace())?;
+        if fields.is_empty() {
+            apply_all(&mut updated, sandbox)?;
+        }
+        for path in fields {
+            apply(&mut updated, sandbox, path)?;
+        }
+        check_extensions("store sandbox", updated.id.as_str(), &updated.extensions)?;
+        updated.labels = without_empty(&updated.labels);
+        updated.updated_at = from_nanos(tx.now);
+        store(tx, (id, namespace), &updated)?;
+        tx.note_deletion();
+        if let Some(event) = event {
+            tx.append(self.view.namespace(), event)?;
+        }
+        Ok(updated)
     }
 
     /// Removes a sandbox's record.

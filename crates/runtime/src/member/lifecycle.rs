@@ -281,9 +281,13 @@ impl Runtime {
                 return Ok(answer);
             }
             standing.store(&mut row);
-            records
-                .containers()
-                .update(&row, &[standing_field()])
+            let (rows, fields) = (records.containers(), [standing_field()]);
+            let written = if standing.outlives(&before) {
+                rows.update(&row, &fields)
+            } else {
+                rows.update_relaxed(&row, &fields)
+            };
+            written
                 .map(|_row| answer)
                 .map_err(|source| written(&key.container, source))
         })

@@ -82,6 +82,17 @@ impl Facts {
 }
 
 impl Standing {
+    /// Whether something has changed since `before` that a power cut must not take: it ends the container itself, and
+    /// who asked for the removal finds the container and asks again.
+    pub(super) fn outlives(&self, before: &Self) -> bool {
+        let kept = |standing: &Self| Self {
+            stop_asked_at: None,
+            removing: false,
+            ..standing.clone()
+        };
+        kept(self) != kept(before)
+    }
+
     pub(super) fn store(&self, container: &mut Container) {
         let value = serde_json::to_vec(self).expect("a standing has only text keys");
         let typed = TypedBytes {
@@ -145,6 +156,22 @@ mod tests {
         let kept = container.extensions.get_mut(STANDING).unwrap();
         kept.value = b"{}".to_vec();
         assert_eq!(Standing::read(&container).unwrap(), Standing::default());
+    }
+
+    #[test]
+    fn only_what_a_power_cut_does_not_end_waits_for_the_disk() {
+        let before = Standing::default();
+        let ending = Standing {
+            stop_asked_at: Some(SystemTime::UNIX_EPOCH),
+            removing: true,
+            ..Standing::default()
+        };
+        assert!(!ending.outlives(&before));
+        let limited = Standing {
+            limits_pending: true,
+            ..ending
+        };
+        assert!(limited.outlives(&before));
     }
 
     #[test]

@@ -316,14 +316,14 @@ impl Driver {
         let event = self.announcement(phase);
         let written = blocking::run("write a pod", move || {
             let view = core.db.namespace(&key.namespace);
-            if stored {
-                let fields = [format!("extensions.{EXTENSION}")];
-                let written = view.sandboxes();
-                return written
-                    .update_and_tell(&row, &fields, event.as_ref())
-                    .map(drop);
-            }
-            view.sandboxes().create(&row).map(drop)
+            let (rows, fields) = (view.sandboxes(), [format!("extensions.{EXTENSION}")]);
+            let written = match (stored, phase.is_awaited()) {
+                (false, true) => rows.create(&row),
+                (false, false) => rows.create_relaxed(&row),
+                (true, true) => rows.update_and_tell(&row, &fields, event.as_ref()),
+                (true, false) => rows.update_and_tell_relaxed(&row, &fields, event.as_ref()),
+            };
+            written.map(drop)
         });
         self.written(written.await)?;
         self.stored = true;

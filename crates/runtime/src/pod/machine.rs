@@ -97,7 +97,7 @@ pub enum PodEvent {
 /// What the driver has to do next, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodEffect {
-    /// Write the record durably.
+    /// Write the record, and wait for the disk if [`PodPhase::is_awaited`].
     Persist,
     /// Do a step; its outcome comes back as [`PodEvent::Done`] or [`PodEvent::Failed`].
     Do(PodStep),
@@ -124,6 +124,14 @@ pub struct PodRefused {
     pub attempt: &'static str,
     /// Where the pod is.
     pub phase: PodPhase,
+}
+
+impl PodPhase {
+    /// Whether a record in this phase has to be on disk before what it announces is done. A power cut ends everything of
+    /// a pod but what network plugins note on disk, such as addresses: only a record of the pod gives those back.
+    pub(crate) fn is_awaited(self) -> bool {
+        self == Self::Creating(PodStep::Network)
+    }
 }
 
 impl PodStep {
