@@ -104,9 +104,8 @@ impl<'a> Sandboxes<'a> {
         sandbox.created_at = from_nanos(tx.now);
         sandbox.updated_at = sandbox.created_at;
         let kept = node::expiry(NodeKind::Sandbox, sandbox.id.as_str(), &sandbox.labels);
-        let id = node::enliven(tx, key(namespace, &sandbox.id), kept)?.ok_or_else(|| {
-            already_exists(NodeKind::Sandbox, &sandbox.id, self.view.namespace())
-        })?;
+        let id = node::enliven(tx, key(namespace, &sandbox.id), kept)?
+            .ok_or_else(|| already_exists(NodeKind::Sandbox, &sandbox.id, self.view.namespace()))?;
         store(tx, (id, namespace), &sandbox)?;
         let id = sandbox.id.clone();
         tx.append(self.view.namespace(), &Event::SandboxCreate { id })?;

@@ -106,12 +106,7 @@ pub(crate) async fn measure(sides: &Sides, effort: Effort, report: &mut Report) 
 }
 
 /// What many pods cost while nothing happens.
-async fn memory(
-    sides: &Sides,
-    pods: &[Pods<'_>],
-    count: usize,
-    report: &mut Report,
-) -> Result<()> {
+async fn memory(sides: &Sides, pods: &[Pods<'_>], count: usize, report: &mut Report) -> Result<()> {
     let mut daemons = [Samples::default(), Samples::default()];
     let mut each = [Samples::default(), Samples::default()];
     for (index, (side, pods)) in sides.both.iter().zip(pods).enumerate() {
@@ -127,7 +122,12 @@ async fn memory(
         }
     }
     report.value("cri_daemon_pss", &daemons[0], "MiB", "<=15")?;
-    report.ratio("cri_daemon_pss_ratio", &daemons, &format!("MiB with {count} pods"), "<=0.26")?;
+    report.ratio(
+        "cri_daemon_pss_ratio",
+        &daemons,
+        &format!("MiB with {count} pods"),
+        "<=0.26",
+    )?;
     report.value("cri_pod_pss", &each[0], "MiB", "<=1")?;
     report.ratio("cri_pod_pss_ratio", &each, "MiB of shims per pod", "<=0.18")
 }
@@ -186,7 +186,10 @@ impl Pods<'_> {
             runtime_handler: String::new(),
         };
         let made = client.run_pod_sandbox(request).await;
-        let id = made.context("cannot make a pod")?.into_inner().pod_sandbox_id;
+        let id = made
+            .context("cannot make a pod")?
+            .into_inner()
+            .pod_sandbox_id;
         moments.push(Instant::now());
         let request = CreateContainerRequest {
             pod_sandbox_id: id.clone(),

@@ -14,10 +14,10 @@ use orlop_e2e::figures::{cpu_time, peak_bytes, reset_peak};
 use orlop_e2e::kubelet::image_spec;
 use orlop_e2e::{Client, image};
 
+use crate::Effort;
 use crate::report::Report;
 use crate::samples::Samples;
 use crate::sides::{Side, Sides};
-use crate::Effort;
 
 /// Where CRI keeps images.
 const CRI_NAMESPACE: &str = "k8s.io";

@@ -76,7 +76,9 @@ async fn found(engine: &Engine, count: usize) -> Result<()> {
     let mut client = connect(engine).await?.cri_runtime();
     let pods = client.list_pod_sandbox(ListPodSandboxRequest::default());
     let pods = pods.await.context("cannot list pods")?.into_inner().items;
-    let ready = pods.iter().filter(|pod| pod.state() == PodSandboxState::SandboxReady);
+    let ready = pods
+        .iter()
+        .filter(|pod| pod.state() == PodSandboxState::SandboxReady);
     let ready = ready.count();
     let containers = client.list_containers(ListContainersRequest::default());
     let containers = containers.await.context("cannot list containers")?;
