@@ -11,8 +11,6 @@ pub(crate) enum Action {
     Start,
     /// Clean up after a server that died.
     Delete,
-    /// Be the server.
-    Serve,
     /// Describe the runtime.
     Info,
     /// Say which version this is.
@@ -22,14 +20,14 @@ pub(crate) enum Action {
 /// The command line, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cli {
-    pub(crate) action: Action,
+    /// None if the command line says only who it is about.
+    pub(crate) action: Option<Action>,
     pub(crate) namespace: String,
     pub(crate) id: String,
     /// containerd's gRPC socket.
     pub(crate) address: String,
     pub(crate) publish_binary: String,
     pub(crate) bundle: Option<PathBuf>,
-    pub(crate) socket: Option<PathBuf>,
     pub(crate) debug: bool,
 }
 
@@ -37,13 +35,12 @@ impl Cli {
     /// Reads the arguments after the program's name.
     pub(crate) fn parse(args: impl Iterator<Item = String>) -> Result<Self, Fault> {
         let mut cli = Self {
-            action: Action::Serve,
+            action: None,
             namespace: String::new(),
             id: String::new(),
             address: String::new(),
             publish_binary: String::new(),
             bundle: None,
-            socket: None,
             debug: false,
         };
         let mut args = args;
@@ -59,8 +56,8 @@ impl Cli {
 
     fn word(&mut self, word: &str) -> Result<(), Fault> {
         self.action = match word {
-            "start" => Action::Start,
-            "delete" => Action::Delete,
+            "start" => Some(Action::Start),
+            "delete" => Some(Action::Delete),
             other => return Err(Fault::Invalid(format!("unknown command {other:?}"))),
         };
         Ok(())
@@ -73,8 +70,8 @@ impl Cli {
         };
         match name {
             "debug" => self.debug = inline.as_deref() != Some("false"),
-            "v" | "version" => self.action = Action::Version,
-            "info" => self.action = Action::Info,
+            "v" | "version" => self.action = Some(Action::Version),
+            "info" => self.action = Some(Action::Info),
             name => {
                 let value = inline
                     .or_else(|| args.next())
@@ -92,8 +89,7 @@ impl Cli {
             "address" => self.address = value,
             "publish-binary" => self.publish_binary = value,
             "bundle" => self.bundle = Some(value.into()),
-            "socket" => self.socket = Some(value.into()),
-            "debug-socket" => {}
+            "socket" | "debug-socket" => {}
             other => return Err(Fault::Invalid(format!("unknown flag -{other}"))),
         }
         Ok(())
@@ -101,8 +97,8 @@ impl Cli {
 
     fn check(self) -> Result<Self, Fault> {
         match self.action {
-            Action::Version | Action::Info => Ok(self),
-            Action::Start | Action::Delete | Action::Serve => {
+            Some(Action::Version | Action::Info) => Ok(self),
+            Some(Action::Start | Action::Delete) | None => {
                 let wrong = |error: orlop_types::IdError| Fault::Invalid(error.to_string());
                 orlop_types::Namespace::new(&self.namespace).map_err(wrong)?;
                 orlop_types::ContainerId::new(&self.id).map_err(wrong)?;
@@ -126,18 +122,18 @@ mod tests {
             "-namespace k8s.io -address /run/c.sock -publish-binary /bin/c -id web -bundle /b -debug delete",
         )
         .unwrap();
-        assert_eq!(cli.action, Action::Delete);
+        assert_eq!(cli.action, Some(Action::Delete));
         assert_eq!(cli.namespace, "k8s.io");
         assert_eq!(cli.address, "/run/c.sock");
         assert_eq!(cli.bundle, Some("/b".into()));
         assert!(cli.debug);
         assert_eq!(
             parse("--namespace=a --id=b start").unwrap().action,
-            Action::Start
+            Some(Action::Start)
         );
-        assert_eq!(parse("-namespace a -id b").unwrap().action, Action::Serve);
-        assert_eq!(parse("-v").unwrap().action, Action::Version);
-        assert_eq!(parse("-info").unwrap().action, Action::Info);
+        assert_eq!(parse("-namespace a -id b").unwrap().action, None);
+        assert_eq!(parse("-v").unwrap().action, Some(Action::Version));
+        assert_eq!(parse("-info").unwrap().action, Some(Action::Info));
     }
 
     #[test]

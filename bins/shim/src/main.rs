@@ -38,6 +38,7 @@ use std::process::ExitCode;
 
 use cli::{Action, Cli};
 use orlop_sys::namespace::user;
+use start::Next;
 
 fn main() -> ExitCode {
     match answer(std::env::args().skip(1)) {
@@ -67,13 +68,20 @@ fn answer(args: impl Iterator<Item = String>) -> Result<Vec<u8>, fault::Fault> {
 
 fn run(cli: &Cli) -> Result<Vec<u8>, fault::Fault> {
     match cli.action {
-        Action::Version => Ok(info::version()),
-        Action::Info => info::info(),
-        Action::Start => start::start(cli)?
+        Some(Action::Version) => Ok(info::version()),
+        Some(Action::Info) => info::info(),
+        Some(Action::Start) => start(cli).map(|()| Vec::new()),
+        Some(Action::Delete) => cleanup::delete(cli),
+        None => Err(fault::Fault::Invalid("a command is missing".to_owned())),
+    }
+}
+
+/// Comes back twice if a server was started: in the process that tells the engine, and at the end of the server.
+fn start(cli: &Cli) -> Result<(), fault::Fault> {
+    match start::start(cli)? {
+        Next::Tell(started) => started
             .tell()
-            .map(|()| Vec::new())
             .map_err(|error| fault::Fault::io("tell", "the engine", error)),
-        Action::Delete => cleanup::delete(cli),
-        Action::Serve => server::serve(cli).map(|()| Vec::new()),
+        Next::Serve(post) => server::serve(cli, post),
     }
 }

@@ -4,8 +4,8 @@
 //! 1.7 to 2.2 set `MAX_SHIM_VERSION` and take JSON; older ones take a bare address.
 
 use std::env;
-use std::io::{PipeWriter, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use orlop_api::Message;
@@ -13,7 +13,7 @@ use orlop_api::any::unpack;
 use orlop_api::containerd::runc::v1::Options as RuncOptions;
 use orlop_api::containerd::runtime::bootstrap::v1::{BootstrapParams, BootstrapResult};
 use orlop_sys::cgroup::Hierarchies;
-use orlop_sys::process::{Input, Spawn};
+use orlop_sys::process::{Half, split};
 
 use crate::bundle::{self, Spec};
 use crate::cli::Cli;
@@ -21,7 +21,7 @@ use crate::fault::Fault;
 use crate::socket::{self, Bound};
 
 /// The variable with the address of the engine's ttrpc socket.
-pub(crate) const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
 const MAX_SHIM_VERSION: &str = "MAX_SHIM_VERSION";
 /// Annotations that put containers into one shim, in order of precedence, as containerd's own shim has them.
 const GROUP_ANNOTATIONS: [&str; 2] = [
@@ -40,11 +40,29 @@ enum Form {
     Bare,
 }
 
+/// What a process goes on with after [`start`].
+pub(crate) enum Next {
+    /// It tells the engine, and ends.
+    Tell(Started),
+    /// It is the server.
+    Serve(Post),
+}
+
 /// What the engine is to hear.
 pub(crate) struct Started {
     answer: Vec<u8>,
-    /// The other end is a new server's standard input: see [`wait_for_engine`].
+    /// The other end is [`Post::told`] of a new server.
     server: Option<PipeWriter>,
+}
+
+/// Where a server serves.
+pub(crate) struct Post {
+    pub(crate) listener: OwnedFd,
+    pub(crate) socket: PathBuf,
+    /// The engine's socket for events.
+    pub(crate) events: Option<String>,
+    /// For [`wait_for_engine`].
+    pub(crate) told: PipeReader,
 }
 
 impl Started {
@@ -58,13 +76,13 @@ impl Started {
 
 /// Waits until the engine was told of this server, and gives whether it was: if the one that should tell is killed,
 /// nobody will ever ask for the server.
-pub(crate) fn wait_for_engine() -> bool {
+pub(crate) fn wait_for_engine(mut told: PipeReader) -> bool {
     let mut word = [0];
-    std::io::stdin().read_exact(&mut word).is_ok()
+    told.read_exact(&mut word).is_ok()
 }
 
-/// Runs in the bundle folder.
-pub(crate) fn start(cli: &Cli) -> Result<Started, Fault> {
+/// Runs in the bundle folder. Comes back in two processes if the group has no server yet.
+pub(crate) fn start(cli: &Cli) -> Result<Next, Fault> {
     let bundle = env::current_dir().map_err(|error| Fault::io("find", "the bundle", error))?;
     let params = read_params(cli)?;
     let form = match (&params, env::var_os(MAX_SHIM_VERSION)) {
@@ -83,8 +101,9 @@ pub(crate) fn start(cli: &Cli) -> Result<Started, Fault> {
     let path = socket::path_of(dir, &cli.address, &cli.namespace, group);
     let mut server = None;
     if let Bound::New(listener) = socket::bind(&path)? {
-        match launch(cli, &params, &bundle, &path, listener.as_fd()) {
-            Ok(telling) => server = Some(telling),
+        match launch(&params, &path, listener) {
+            Ok(Launched::Told(telling)) => server = Some(telling),
+            Ok(Launched::Server(post)) => return Ok(Next::Serve(post)),
             Err(fault) => {
                 // The first fault is the one to tell; the next start replaces a dead socket.
                 std::fs::remove_file(&path).ok();
@@ -95,7 +114,7 @@ pub(crate) fn start(cli: &Cli) -> Result<Started, Fault> {
     let address = format!("unix://{}", path.display());
     bundle::write(&bundle, "address", address.as_bytes())?;
     let answer = answer(form, address);
-    Ok(Started { answer, server })
+    Ok(Next::Tell(Started { answer, server }))
 }
 
 fn read_params(cli: &Cli) -> Result<Option<BootstrapParams>, Fault> {
@@ -113,42 +132,35 @@ fn params_in(input: &[u8], id: &str, namespace: &str) -> Option<BootstrapParams>
     (params.instance_id == id && params.namespace == namespace).then_some(params)
 }
 
-/// Gives the end of the pipe that the server waits at.
-fn launch(
-    cli: &Cli,
-    params: &BootstrapParams,
-    bundle: &Path,
-    path: &Path,
-    listener: BorrowedFd<'_>,
-) -> Result<PipeWriter, Fault> {
-    let (waiting, telling) = std::io::pipe().map_err(|error| Fault::io("make", "a pipe", error))?;
-    let own: PathBuf =
-        env::current_exe().map_err(|error| Fault::io("find", "this program", error))?;
-    let mut spawn = Spawn::new(&own)
-        .own_group()
-        .args(["-namespace", &cli.namespace, "-id", &cli.id])
-        .args(["-address", &cli.address])
-        .args(["-publish-binary", &cli.publish_binary])
-        .arg("-bundle")
-        .arg(bundle)
-        .arg("-socket")
-        .arg(path)
-        .dir(bundle)
-        .stdin(Input::Fd(waiting.as_fd()))
-        .extra_fd(listener);
-    if !params.containerd_ttrpc_address.is_empty() {
-        spawn = spawn.env(TTRPC_ADDRESS, &params.containerd_ttrpc_address);
+/// The two sides of a launch.
+enum Launched {
+    /// This process has a server now, which waits at the other end.
+    Told(PipeWriter),
+    /// This process is that server.
+    Server(Post),
+}
+
+/// Leaves a server behind. It is this very program, which need not be loaded again.
+fn launch(params: &BootstrapParams, path: &Path, listener: OwnedFd) -> Result<Launched, Fault> {
+    let (told, telling) = std::io::pipe().map_err(|error| Fault::io("make", "a pipe", error))?;
+    match split().map_err(|error| Fault::io("start", "a server", error))? {
+        Half::Parent(server) => {
+            // If this fails, the server ends without having been told of.
+            place(server, params)?;
+            Ok(Launched::Told(telling))
+        }
+        Half::Child => Ok(Launched::Server(Post {
+            listener,
+            socket: path.to_owned(),
+            events: events_address(params),
+            told,
+        })),
     }
-    if cli.debug {
-        spawn = spawn.arg("-debug");
-    }
-    let name = own.display().to_string();
-    let server = spawn
-        .start()
-        .map_err(|error| Fault::io("start", name, error.source))?;
-    // If this fails, the server ends without having been told of.
-    place(server.pid(), params)?;
-    Ok(telling)
+}
+
+fn events_address(params: &BootstrapParams) -> Option<String> {
+    let given = Some(params.containerd_ttrpc_address.clone()).filter(|given| !given.is_empty());
+    given.or_else(|| env::var(TTRPC_ADDRESS).ok())
 }
 
 /// Moves the server into the cgroup that the runtime's options name, which has to be there.

@@ -169,7 +169,7 @@ impl Server {
         }
         // Bundles have paths too long for sockets; ours is short.
         let name = format!("c{}-{}", std::process::id(), self.number());
-        let dir = self.socket.as_deref().and_then(Path::parent);
+        let dir = self.socket.parent();
         let path = dir.unwrap_or(Path::new("/tmp")).join(name);
         let listener = UnixListener::bind(&path)
             .map_err(|error| Fault::io("listen at", path.display().to_string(), error))?;

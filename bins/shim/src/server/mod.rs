@@ -30,7 +30,7 @@ use crate::clock;
 use crate::fault::Fault;
 use crate::log;
 use crate::publish::Publisher;
-use crate::start;
+use crate::start::{self, Post};
 use crate::stdio::attach::{Hub, SharedHub};
 use crate::stdio::copy::{BUFFER_BYTES, Copy};
 use container::Container;
@@ -55,7 +55,7 @@ pub(crate) struct Server {
     namespace: String,
     address: String,
     publish_binary: String,
-    socket: Option<PathBuf>,
+    socket: PathBuf,
     poller: Poller,
     signals: SignalFd,
     listener: OwnedFd,
@@ -88,19 +88,23 @@ struct OwnedCopy {
 }
 
 /// Serves until told to end.
-pub(crate) fn serve(cli: &Cli) -> Result<(), Fault> {
+pub(crate) fn serve(cli: &Cli, post: Post) -> Result<(), Fault> {
     process::keep_heap_small();
     open_log();
-    let mut server = Server::new(cli)?;
-    let result = if start::wait_for_engine() {
+    let Post {
+        listener,
+        socket,
+        events,
+        told,
+    } = post;
+    let mut server = Server::new(cli, listener, socket, events)?;
+    let result = if start::wait_for_engine(told) {
         server.run()
     } else {
         Ok(())
     };
-    if let Some(socket) = &server.socket {
-        // Gone already is as good.
-        std::fs::remove_file(socket).ok();
-    }
+    // Gone already is as good.
+    std::fs::remove_file(&server.socket).ok();
     result
 }
 
@@ -121,20 +125,23 @@ fn open_log() {
 }
 
 impl Server {
-    fn new(cli: &Cli) -> Result<Self, Fault> {
+    fn new(
+        cli: &Cli,
+        listener: OwnedFd,
+        socket: PathBuf,
+        events: Option<String>,
+    ) -> Result<Self, Fault> {
         let fault = |error| Fault::io("set up", "the server", error);
         process::become_subreaper().map_err(fault)?;
         let signals = SignalFd::new(&[SIGCHLD, SIGTERM, SIGINT]).map_err(fault)?;
         let poller = Poller::new()?;
-        let listener = inherited_listener()?;
         poller.add(signals.as_fd(), Token::Signals, Interest::Read)?;
         poller.add(listener.as_fd(), Token::Listener, Interest::Read)?;
-        let ttrpc = std::env::var(start::TTRPC_ADDRESS).ok();
         Ok(Self {
             namespace: cli.namespace.clone(),
             address: cli.address.clone(),
             publish_binary: cli.publish_binary.clone(),
-            socket: cli.socket.clone(),
+            socket,
             poller,
             signals,
             listener,
@@ -147,7 +154,7 @@ impl Server {
             copies: BTreeMap::new(),
             hubs: BTreeMap::new(),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
-            publisher: Publisher::new(&cli.namespace, ttrpc),
+            publisher: Publisher::new(&cli.namespace, events),
             inherited_score: lower_oom_score(),
             idle_since: clock::boot(),
             ending: None,
@@ -382,11 +389,6 @@ const SIGINT: i32 = 2;
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 const SIGCHLD: i32 = 17;
-
-/// `start` hands the listening socket over as descriptor 3.
-fn inherited_listener() -> Result<OwnedFd, Fault> {
-    process::take_inherited_fd().map_err(|error| Fault::io("use", "the inherited socket", error))
-}
 
 /// Lowers the own score and returns the one that containers inherit: the one before, unless the engine that started us
 /// is spared itself, which is not meant for its containers. Where the kernel refuses, the own score stays, said once.

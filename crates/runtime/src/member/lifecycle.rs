@@ -282,12 +282,12 @@ impl Runtime {
             }
             standing.store(&mut row);
             let (rows, fields) = (records.containers(), [standing_field()]);
-            let written = if standing.outlives(&before) {
+            let outcome = if standing.outlives(&before) {
                 rows.update(&row, &fields)
             } else {
                 rows.update_relaxed(&row, &fields)
             };
-            written
+            outcome
                 .map(|_row| answer)
                 .map_err(|source| written(&key.container, source))
         })

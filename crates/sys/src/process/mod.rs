@@ -2,19 +2,20 @@
 //!
 //! Purpose: the one home of starting programs. A child gets exactly the descriptors it is given, default signal
 //! dispositions and an empty signal mask, by `posix_spawn`, so that a large or threaded parent pays no fork and no
-//! code of ours runs between clone and exec.
+//! code of ours runs between clone and exec. A program of one thread may leave its own server behind ([`split()`]).
 //!
 //! Non-goals: asynchronous waiting (poll [`Child::pidfd`]), privileges; but for [`confine()`], namespaces.
 //!
 //! Ordering: a [`Child`] holds a pidfd, so signals and waits never hit a process that took over its id.
 //! Cancellation: dropping a [`Child`] neither ends nor reaps it. Crash: children go on.
 //!
-//! Entry points: [`Spawn`], [`run()`], [`reap_next`].
+//! Entry points: [`Spawn`], [`run()`], [`reap_next`], [`split()`].
 
 mod confine;
 mod memory;
 mod run;
 mod spawn;
+mod split;
 mod stranger;
 mod tree;
 mod tune;
@@ -27,6 +28,7 @@ pub use confine::{confine, enter_and_unshare, enter_as_superuser};
 pub use memory::memory_bytes;
 pub use run::{Finished, RunError, in_memory, run, sealed_in_memory};
 pub use spawn::{Child, Input, Spawn, SpawnError};
+pub use split::{Half, split};
 pub use stranger::Stranger;
 pub use tree::kill_tree;
 pub use tune::{
