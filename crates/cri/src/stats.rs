@@ -20,7 +20,7 @@ pub(crate) async fn of_members(
     cri: &Cri,
     members: Vec<Member>,
 ) -> Result<Vec<api::ContainerStats>, Status> {
-    let measured = measure(cri, &members).await?;
+    let measured = measure(cri, &members, Wanted::Usage).await?;
     let mut stats = Vec::new();
     for (member, figures) in members.iter().zip(measured) {
         stats.push(of_member(cri, member, figures.as_ref()).await?);
@@ -28,15 +28,29 @@ pub(crate) async fn of_members(
     Ok(stats)
 }
 
+/// How much is to be read of each container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// What the kubelet's statistics have.
+    Usage,
+    /// Open files too, each of which is looked at.
+    Everything,
+}
+
+/// A running container with its figures, which are missing if it has just ended.
+pub(crate) type Measured = (Member, Option<Figures>);
+
 /// The figures of running containers; nothing for the others.
-///
-/// # Errors
-/// The cgroups cannot be read.
-pub(crate) async fn measure(cri: &Cri, members: &[Member]) -> Result<Vec<Option<Figures>>, Status> {
+async fn measure(
+    cri: &Cri,
+    members: &[Member],
+    wanted: Wanted,
+) -> Result<Vec<Option<Figures>>, Status> {
     let pids: Vec<_> = members.iter().map(|member| member.pid).collect();
     let subjects = pids.iter().flatten().map(|pid| Subject::Process {
         pid: *pid,
         network: true,
+        descriptors: wanted == Wanted::Everything,
     });
     let measured = cri.runtime().figures(subjects.collect()).await;
     let mut measured = measured
@@ -111,7 +125,7 @@ pub(crate) async fn of_pods(
     cri: &Cri,
     pods: Vec<Pod>,
 ) -> Result<Vec<api::PodSandboxStats>, Status> {
-    let mut by_pod = members_by_pod(cri).await?;
+    let mut by_pod = measured_by_pod(cri, Wanted::Usage).await?;
     let subjects = pods.iter().map(|pod| Subject::Cgroup(pod.cgroup()));
     let groups = cri.runtime().figures(subjects.collect()).await;
     let groups = groups.map_err(|error| status::of_runtime(&error))?;
@@ -123,17 +137,22 @@ pub(crate) async fn of_pods(
     Ok(stats)
 }
 
-/// The running containers of every pod.
+/// The running containers of every pod, all measured at once.
 ///
 /// # Errors
-/// The database cannot be read.
-pub(crate) async fn members_by_pod(cri: &Cri) -> Result<BTreeMap<SandboxId, Vec<Member>>, Status> {
+/// Database or cgroups cannot be read.
+pub(crate) async fn measured_by_pod(
+    cri: &Cri,
+    wanted: Wanted,
+) -> Result<BTreeMap<SandboxId, Vec<Measured>>, Status> {
     let members = cri.runtime().members(cri.namespace(), None).await;
-    let mut by_pod: BTreeMap<SandboxId, Vec<Member>> = BTreeMap::new();
-    for member in members.map_err(|error| status::of_runtime(&error))? {
-        if member.pid.is_some() {
-            by_pod.entry(member.pod.clone()).or_default().push(member);
-        }
+    let mut members = members.map_err(|error| status::of_runtime(&error))?;
+    members.retain(|member| member.pid.is_some());
+    let measured = measure(cri, &members, wanted).await?;
+    let mut by_pod: BTreeMap<SandboxId, Vec<Measured>> = BTreeMap::new();
+    for (member, figures) in members.into_iter().zip(measured) {
+        let of_pod = by_pod.entry(member.pod.clone()).or_default();
+        of_pod.push((member, figures));
     }
     Ok(by_pod)
 }
@@ -142,18 +161,16 @@ async fn of_pod(
     cri: &Cri,
     pod: Pod,
     group: Option<Figures>,
-    members: Vec<Member>,
+    members: Vec<Measured>,
 ) -> Result<api::PodSandboxStats, Status> {
-    let measured = measure(cri, &members).await?;
     // Any process of the pod sees the pod's interfaces, unless they are the host's.
-    let network = measured
+    let network = members
         .iter()
-        .flatten()
-        .next()
+        .find_map(|(_, figures)| figures.as_ref())
         .filter(|_| !pod.config.namespaces.host_network)
         .and_then(figures::network);
     let mut containers = Vec::new();
-    for (member, figures) in members.iter().zip(&measured) {
+    for (member, figures) in &members {
         containers.push(of_member(cri, member, figures.as_ref()).await?);
     }
     let rates = cri.rates();

@@ -23,6 +23,8 @@ pub enum Subject {
         pid: u32,
         /// Whether its network is wanted: not for a process in the host's.
         network: bool,
+        /// Whether its open files are wanted, for which each of them is looked at.
+        descriptors: bool,
     },
     /// A cgroup by its path below the hierarchies.
     Cgroup(PathBuf),
@@ -37,7 +39,7 @@ pub struct Figures {
     pub cgroup: Stats,
     /// The network interfaces', by name, without the loopback.
     pub interfaces: BTreeMap<String, InterfaceFigures>,
-    /// Open files of the process, and how many of those are sockets; absent for a cgroup.
+    /// Open files of the process, and how many of those are sockets; absent unless asked for.
     pub descriptors: Option<(u64, u64)>,
 }
 
@@ -93,12 +95,17 @@ impl Runtime {
 
 fn measure(hierarchies: &Hierarchies, subject: &Subject, now: SystemTime) -> Option<Figures> {
     let (cgroup, interfaces, descriptors) = match subject {
-        Subject::Process { pid, network } => {
+        Subject::Process {
+            pid,
+            network,
+            descriptors,
+        } => {
             let cgroup = hierarchies.of_process(i32::try_from(*pid).ok()?).ok()?;
             let process = Path::new("/proc").join(pid.to_string());
             let table = std::fs::read_to_string(process.join("net/dev")).ok();
             let interfaces = table.filter(|_| *network).as_deref().map(interfaces);
-            (cgroup, interfaces, descriptors(&process.join("fd")))
+            let files = descriptors.then(|| open_files(&process.join("fd")));
+            (cgroup, interfaces, files.flatten())
         }
         Subject::Cgroup(path) => (hierarchies.at(path.to_str()?)?, None, None),
     };
@@ -111,7 +118,7 @@ fn measure(hierarchies: &Hierarchies, subject: &Subject, now: SystemTime) -> Opt
 }
 
 /// Open files and sockets of one process.
-fn descriptors(folder: &Path) -> Option<(u64, u64)> {
+fn open_files(folder: &Path) -> Option<(u64, u64)> {
     let mut counts = (0, 0);
     for entry in std::fs::read_dir(folder).ok()?.flatten() {
         counts.0 += 1;
@@ -196,7 +203,11 @@ mod tests {
     #[test]
     fn a_process_that_is_gone_has_no_figures() {
         let hierarchies = Hierarchies::mounted().unwrap();
-        let subject = |pid| Subject::Process { pid, network: true };
+        let subject = |pid| Subject::Process {
+            pid,
+            network: true,
+            descriptors: true,
+        };
         let now = SystemTime::UNIX_EPOCH;
         assert!(measure(&hierarchies, &subject(u32::MAX), now).is_none());
         let own = measure(&hierarchies, &subject(std::process::id()), now).unwrap();

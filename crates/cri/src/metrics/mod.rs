@@ -15,6 +15,7 @@ use orlop_runtime::pod::Pod;
 use tonic::Status;
 
 use crate::disk::DiskUsage;
+use crate::stats::{Measured, Wanted};
 use crate::{Cri, stats, status, translate};
 
 use table::{Metric, OF_CONTAINERS, OF_PODS};
@@ -43,11 +44,11 @@ pub(crate) fn descriptors() -> Vec<api::MetricDescriptor> {
 pub(crate) async fn samples(cri: &Cri) -> Result<Vec<api::PodSandboxMetrics>, Status> {
     let pods = cri.runtime().pods(cri.namespace()).await;
     let pods = pods.map_err(|error| status::of_runtime(&error))?;
-    let mut by_pod = stats::members_by_pod(cri).await?;
+    let mut by_pod = stats::measured_by_pod(cri, Wanted::Everything).await?;
     let mut samples = Vec::new();
     for pod in pods {
         let members = by_pod.remove(&pod.id).unwrap_or_default();
-        samples.push(of_pod(cri, &pod, &members).await?);
+        samples.push(of_pod(cri, &pod, members).await?);
     }
     Ok(samples)
 }
@@ -55,30 +56,28 @@ pub(crate) async fn samples(cri: &Cri) -> Result<Vec<api::PodSandboxMetrics>, St
 async fn of_pod(
     cri: &Cri,
     pod: &Pod,
-    members: &[Member],
+    members: Vec<Measured>,
 ) -> Result<api::PodSandboxMetrics, Status> {
-    let measured = stats::measure(cri, members).await?;
-    let network = measured
+    let network = members
         .iter()
-        .flatten()
-        .next()
+        .find_map(|(_, figures)| figures.as_ref())
         .filter(|_| !pod.config.namespaces.host_network);
     let metrics = network.map(|figures| {
         let labels = labels(pod, None);
         collect(OF_PODS, figures, &labels, figures.taken_at)
     });
     let mut container_metrics = Vec::new();
-    for (member, figures) in members.iter().zip(measured) {
+    for (member, figures) in members {
         let Some(figures) = figures else { continue };
         let sample = ContainerSample {
             started_at: member.started_at,
             figures,
-            writable_layer: stats::writable_layer_of(cri, member).await?,
+            writable_layer: stats::writable_layer_of(cri, &member).await?,
         };
         let taken_at = sample.figures.taken_at;
         container_metrics.push(api::ContainerMetrics {
             container_id: member.id.to_string(),
-            metrics: collect(OF_CONTAINERS, &sample, &labels(pod, Some(member)), taken_at),
+            metrics: collect(OF_CONTAINERS, &sample, &labels(pod, Some(&member)), taken_at),
         });
     }
     Ok(api::PodSandboxMetrics {
