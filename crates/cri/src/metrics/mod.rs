@@ -77,7 +77,12 @@ async fn of_pod(
         let taken_at = sample.figures.taken_at;
         container_metrics.push(api::ContainerMetrics {
             container_id: member.id.to_string(),
-            metrics: collect(OF_CONTAINERS, &sample, &labels(pod, Some(&member)), taken_at),
+            metrics: collect(
+                OF_CONTAINERS,
+                &sample,
+                &labels(pod, Some(&member)),
+                taken_at,
+            ),
         });
     }
     Ok(api::PodSandboxMetrics {

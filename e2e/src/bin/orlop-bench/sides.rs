@@ -2,9 +2,7 @@
 
 use anyhow::Result;
 use orlop_api::orlop::v1::GcRunRequest;
-use orlop_e2e::{
-    Client, Engine, Kind, Network, Options, Pods, Programs, Registry, Scratch, image,
-};
+use orlop_e2e::{Client, Engine, Kind, Network, Options, Pods, Programs, Registry, Scratch, image};
 
 /// One engine and its connection.
 #[derive(Debug)]
