@@ -58,6 +58,15 @@ pub fn pss_bytes(pid: i32) -> Result<u64> {
     kilobytes(&read(pid, "smaps_rollup")?, "Pss:")
 }
 
+/// A process's own memory without what it maps of files, in bytes: what it allocated, and nothing that others' use of the
+/// same program changes.
+///
+/// # Errors
+/// The process is gone.
+pub fn allocated_bytes(pid: i32) -> Result<u64> {
+    kilobytes(&read(pid, "status")?, "RssAnon:")
+}
+
 /// Shims whose command line has all of `words`.
 ///
 /// # Errors

@@ -62,7 +62,7 @@ fn end(node: Node, kubelet: &Kubelet, before: &Traces, what: &str) {
 }
 
 fn memory_bytes(node: &Node) -> u64 {
-    figures::pss_bytes(node.engine().unwrap().pid()).unwrap()
+    figures::allocated_bytes(node.engine().unwrap().pid()).unwrap()
 }
 
 /// Lets all lanes make pods until `wanted` are made and removed; gives how many were cut off. `between` is called again
