@@ -17,8 +17,7 @@ use serde_json::Value;
 
 const MEMORY_BYTES: i64 = 16 << 20;
 
-/// Time enough to kill the daemon before.
-const EATING: &str = "sleep 1; x=a; while :; do x=$x$x$x; done";
+const EATING: &str = "x=a; while :; do x=$x$x$x; done";
 const SLEEPING: &str = "while :; do sleep 1; done";
 
 /// What ends a container.
@@ -55,7 +54,7 @@ impl Cause {
         match self {
             Self::OwnLimit | Self::PodLimit => EATING,
             Self::Stranger => SLEEPING,
-            Self::Itself => "sleep 1; exit 137",
+            Self::Itself => "exit 137",
         }
     }
 
@@ -116,7 +115,17 @@ impl Scene {
             config.linux.as_mut().unwrap().cgroup_parent = self.limited.parent();
         }
         let pod = self.kubelet.run_pod(&config).unwrap();
-        let mut asked = container_config(cause.name(), self.node.image(), cause.script());
+        // Not before the test says so: it has to end the daemon first, on a machine that may be slow.
+        let script = format!(
+            "while [ ! -e /go/now ]; do sleep 0.1; done; {}",
+            cause.script()
+        );
+        let mut asked = container_config(cause.name(), self.node.image(), &script);
+        asked.mounts = vec![cri::Mount {
+            container_path: "/go".to_owned(),
+            host_path: self.go().display().to_string(),
+            ..cri::Mount::default()
+        }];
         if cause == Cause::OwnLimit {
             asked.linux.as_mut().unwrap().resources = Some(cri::LinuxContainerResources {
                 memory_limit_in_bytes: MEMORY_BYTES,
@@ -125,6 +134,11 @@ impl Scene {
         }
         let container = self.kubelet.run(&pod, &asked, &config).unwrap();
         (pod, container)
+    }
+
+    /// The folder in which a file tells containers to go on.
+    fn go(&self) -> PathBuf {
+        self.node.scratch().folder("go").unwrap()
     }
 
     /// The container's first process on the host.
@@ -274,6 +288,8 @@ fn who_ended_a_container_is_told_also_if_nobody_watched() {
         if !is_watched {
             scene.node.kill_daemon().unwrap();
         }
+        let now = scene.go().join("now");
+        std::fs::File::create(&now).unwrap();
         kill_process(victim, Signal::KILL).unwrap();
         if !is_watched {
             std::thread::sleep(Duration::from_millis(3000));
@@ -284,6 +300,7 @@ fn who_ended_a_container_is_told_also_if_nobody_watched() {
             scene.check(cause, &container, &what);
             scene.kubelet.take_away(&pod).unwrap();
         }
+        std::fs::remove_file(&now).unwrap();
     }
     scene.limited.remove();
     close(scene);
