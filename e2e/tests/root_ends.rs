@@ -85,8 +85,9 @@ impl Cause {
 
 /// A node with metrics.
 struct Scene {
-    node: Node,
+    // First: it takes the pods of a test that failed away, and needs the daemon for that.
     kubelet: Kubelet,
+    node: Node,
     metrics: String,
     limited: LimitedGroup,
 }

@@ -30,8 +30,9 @@ type Row<T> = (&'static str, Code, &'static str, Spoil<T>);
 
 /// A node whose kubelet has pulled the image and had a pod, so that bridge and folders are there.
 struct Scene {
-    node: Node,
+    // First: it takes the pods of a test that failed away, and needs the daemon for that.
     kubelet: Kubelet,
+    node: Node,
     before: Traces,
 }
 
