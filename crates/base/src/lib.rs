@@ -12,12 +12,13 @@
 //! - whoever needs the time takes a [`clock::Clock`].
 //!
 //! Entry points: [`task::TaskTree`], [`blocking::run`], [`clock::Clock`], [`config::Config`],
-//! [`telemetry::init_logs`], [`units`].
+//! [`telemetry::init_logs`], [`table`], [`units`].
 
 pub mod blocking;
 pub mod clock;
 pub mod config;
 pub mod retry;
+pub mod table;
 pub mod task;
 pub mod telemetry;
 pub mod units;

@@ -1,10 +1,10 @@
 //! How answers look: text for people, JSON for programs.
 
 mod progress;
-mod table;
 
 use std::io::{self, IsTerminal, Write};
 
+use orlop_base::table;
 use serde::Serialize;
 
 use crate::cli::{Format, Global};
@@ -12,7 +12,7 @@ use crate::error::CliError;
 use crate::terminal;
 
 pub(crate) use self::progress::Progress;
-pub(crate) use self::table::Row;
+pub(crate) use orlop_base::table::Row;
 
 /// Where answers go.
 pub(crate) struct Output {

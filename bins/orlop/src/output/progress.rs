@@ -6,7 +6,7 @@ use std::time::Duration;
 use orlop_api::orlop::v1::{BlobProgress, BlobState, UnpackState};
 use orlop_base::units::format_bytes;
 
-use super::table::{printable, shorten};
+use orlop_base::table::{printable, shorten};
 
 const BAR_WIDTH: usize = 20;
 

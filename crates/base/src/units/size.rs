@@ -66,6 +66,12 @@ impl ByteSize {
         Self((count as u64) << 20)
     }
 
+    /// This many GiB.
+    #[must_use]
+    pub const fn gib(count: u32) -> Self {
+        Self((count as u64) << 30)
+    }
+
     /// The number of bytes.
     #[must_use]
     pub const fn as_u64(self) -> u64 {

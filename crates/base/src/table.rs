@@ -1,10 +1,11 @@
-//! Tables without lines: columns two blanks apart, shortened to fit a terminal, whole elsewhere.
+//! Tables for people, without lines: columns two blanks apart, shortened to fit a terminal, whole elsewhere.
 
 /// A line of a table.
-pub(crate) trait Row {
+pub trait Row {
     /// The headings; as many as [`Row::cells`] gives.
     const HEADINGS: &'static [&'static str];
 
+    /// What stands in the columns.
     fn cells(&self) -> Vec<String>;
 }
 
@@ -14,7 +15,8 @@ const GAP: usize = 2;
 const COLUMN_WIDTH_MIN: usize = 8;
 
 /// The table as text, at most `width` columns wide if there is a width.
-pub(crate) fn render<R: Row>(rows: &[R], width: Option<usize>) -> String {
+#[must_use]
+pub fn render<R: Row>(rows: &[R], width: Option<usize>) -> String {
     let headings = R::HEADINGS.iter().map(ToString::to_string).collect();
     let lines: Vec<Vec<String>> = std::iter::once(headings)
         .chain(
@@ -33,7 +35,8 @@ pub(crate) fn render<R: Row>(rows: &[R], width: Option<usize>) -> String {
 }
 
 /// Properties as text: names to the left, values in one column.
-pub(crate) fn render_properties(properties: &[(&str, String)]) -> String {
+#[must_use]
+pub fn render_properties(properties: &[(&str, String)]) -> String {
     let name_width = properties
         .iter()
         .map(|(name, _)| name.chars().count())
@@ -55,20 +58,23 @@ pub(crate) fn render_properties(properties: &[(&str, String)]) -> String {
 }
 
 /// Names come from registries and other people: nothing in them may steer the terminal.
-pub(crate) fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
 }
 
 /// Like [`printable`], for texts of several lines.
-pub(crate) fn harmless(text: &str) -> String {
+#[must_use]
+pub fn harmless(text: &str) -> String {
     let lines: Vec<String> = text.split('\n').map(printable).collect();
     lines.join("\n")
 }
 
 /// `text` in at most `width` columns, its middle left out if need be: both ends of a name tell it apart.
-pub(crate) fn shorten(text: &str, width: usize) -> String {
+#[must_use]
+pub fn shorten(text: &str, width: usize) -> String {
     let length = text.chars().count();
     if length <= width {
         return text.to_owned();
