@@ -7,8 +7,8 @@ ARCH := $(shell uname -m)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 DIST := $(TARGET)/dist/orlop-$(VERSION)-linux-$(ARCH)
 # The packages, and the programs they make: containerd finds its shims by their names.
-PACKAGES := orlopd orlop orlop-shim
-PROGRAMS := orlopd orlop containerd-shim-orlop-v1
+PACKAGES := orlopd orlop orlop-shim orlop-cache-program
+PROGRAMS := orlopd orlop orlop-cache containerd-shim-orlop-v1
 
 .PHONY: help build release test lint fmt deny packages demo bench critest install dist
 

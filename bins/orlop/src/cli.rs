@@ -8,8 +8,8 @@ use orlop_types::Namespace;
 
 use crate::commands::{
     completions, content, events, exec, export, fsck, gc, images, import, info, inspect, kill,
-    leases, logs, man, namespaces, ps, pull, push, rm, rmi, run, snapshots, stats, stop, tag,
-    version,
+    leases, logs, man, namespaces, program, ps, pull, push, rm, rmi, run, snapshots, stats, stop,
+    tag, version,
 };
 
 /// Shown below `orlop --help` and in the manual.
@@ -152,6 +152,9 @@ pub(crate) enum Remote {
 pub(crate) enum Local {
     /// Show the versions of program and daemon
     Version(version::Arguments),
+    /// Learn what a registry serves and what a cache would save
+    #[command(disable_help_flag = true)]
+    Cache(program::Arguments),
     /// Write the completions of a shell
     #[command(hide = true)]
     Completions(completions::Arguments),

@@ -7,7 +7,7 @@ use super::files::Tree;
 
 /// The thousands, and the crates that share them: `sys` checks overlays before they are mounted, `base` reads the
 /// daemon's configuration.
-const RANGES: [(char, &[&str]); 8] = [
+const RANGES: [(char, &[&str]); 9] = [
     ('1', &["crates/content"]),
     ('2', &["crates/snapshot", "crates/sys"]),
     ('3', &["crates/registry"]),
@@ -33,6 +33,7 @@ const RANGES: [(char, &[&str]); 8] = [
         ],
     ),
     ('8', &["bins/orlop"]),
+    ('9', &["crates/cache", "bins/cache"]),
 ];
 
 /// The façades refuse the same things in the same words, so they share ids. Neither may know the other.

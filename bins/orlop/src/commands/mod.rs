@@ -16,6 +16,7 @@ pub(crate) mod leases;
 pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod namespaces;
+pub(crate) mod program;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
@@ -83,6 +84,9 @@ async fn dispatch(
     match command {
         Command::Local(Local::Completions(arguments)) => completions::run(&arguments, output)?,
         Command::Local(Local::Man(arguments)) => man::run(&arguments)?,
+        Command::Local(Local::Cache(arguments)) => {
+            match program::run("orlop-cache", &arguments)? {}
+        }
         Command::Local(Local::Version(arguments)) => {
             version::run(&arguments, &global, output).await?
         }
