@@ -17,6 +17,9 @@ use crate::{Ground, Helper, Programs, Registry, Scratch, leftovers};
 /// No command of a suite takes this long, also on a busy machine.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a shim waits for its first container, and some more.
+const SHIM_PATIENCE: Duration = Duration::from_secs(75);
+
 /// How long a change may take to show.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -326,9 +329,10 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) ->
     }
 }
 
-/// Shims end a moment after their containers: what stays is left over.
+/// Shims end a moment after their containers, and one whose daemon was killed before it could name the shim gives up by
+/// itself after a minute: what stays longer is left over.
 pub(crate) fn eventually_empty(look: impl Fn() -> Result<Vec<String>>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + SHIM_PATIENCE;
     loop {
         let found = look()?;
         if found.is_empty() {
