@@ -16,7 +16,7 @@ use crate::Error;
 use crate::actor::{ACTOR, Actor, Handle, Message, TaskKey, View};
 use crate::container::AUTO_REMOVE_LABEL;
 use crate::core::{Core, Settings};
-use crate::machine::{Effect, Event, Task};
+use crate::machine::{Effect, Event, Phase, Task};
 use crate::mapping::Mapping;
 use crate::process::{ProcessState, init_state};
 use crate::record::{Plan, Streams, TaskRecord, VERSION};
@@ -294,7 +294,8 @@ impl Runtime {
         shim.pause()
             .await
             .map_err(|source| failed(container, "pause", source))?;
-        self.tell(namespace, container, Event::Paused).await
+        self.tell(namespace, container, Event::Paused, Phase::Running)
+            .await
     }
 
     /// Thaws a frozen task.
@@ -310,7 +311,8 @@ impl Runtime {
         shim.resume()
             .await
             .map_err(|source| failed(container, "resume", source))?;
-        self.tell(namespace, container, Event::Resumed).await
+        self.tell(namespace, container, Event::Resumed, Phase::Paused)
+            .await
     }
 
     /// Hands an actor its place among the daemon's tasks.
@@ -415,18 +417,23 @@ impl Runtime {
         Err(gone(container))
     }
 
+    /// Tells the actor what the shim has done, and waits until the task is in `from` no more.
     async fn tell(
         &self,
         namespace: &Namespace,
         container: &ContainerId,
         event: Event,
+        from: Phase,
     ) -> Result<(), Error> {
-        let handle = self.handle(namespace, container)?;
+        let mut handle = self.handle(namespace, container)?;
         handle
             .inbox
             .send(Message::Happened(event))
             .await
-            .map_err(|_closed| gone(container))
+            .map_err(|_closed| gone(container))?;
+        // Whoever asks next must not find the task as it was.
+        let left = handle.view.wait_for(|view| view.phase != from).await;
+        left.map(drop).map_err(|_closed| gone(container))
     }
 
     fn handle(&self, namespace: &Namespace, container: &ContainerId) -> Result<Handle, Error> {
