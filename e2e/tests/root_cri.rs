@@ -135,6 +135,62 @@ fn running_pod(kubelet: &Kubelet, pod: &str, counter: &str) -> cri::ContainerSta
     status
 }
 
+/// What the kubelet's evented PLEG lives on (KEP-3386).
+#[test]
+fn events_and_a_pods_status_carry_the_states_of_its_containers() {
+    let (node, kubelet) = start();
+    let config = kubelet.pod_config("evented");
+    let pod = kubelet.run_pod(&config).unwrap();
+    let sleeper = container_config("sleeper", node.image(), SLEEPING);
+    let create = cri::CreateContainerRequest {
+        pod_sandbox_id: pod.clone(),
+        config: Some(sleeper),
+        sandbox_config: Some(config.clone()),
+    };
+    let started = kubelet.call(async |mut client| {
+        let events = client
+            .get_container_events(cri::GetEventsRequest {})
+            .await?;
+        let mut events = events.into_inner();
+        let made = client.create_container(create).await?.into_inner();
+        let container_id = made.container_id;
+        let start = cri::StartContainerRequest {
+            container_id: container_id.clone(),
+        };
+        client.start_container(start).await?;
+        loop {
+            let event = events.message().await?;
+            let event = event.ok_or_else(|| Status::internal("the events ended"))?;
+            let kind = event.container_event_type();
+            if kind == cri::ContainerEventType::ContainerStartedEvent {
+                return Ok(tonic::Response::new(event));
+            }
+        }
+    });
+    let event = started.unwrap();
+    let told = event.pod_sandbox_status.unwrap();
+    assert_eq!(
+        (told.id.as_str(), told.state()),
+        (pod.as_str(), PodSandboxState::SandboxReady)
+    );
+    assert_eq!(event.containers_statuses.len(), 1);
+    let status = &event.containers_statuses[0];
+    assert_eq!(status.id, event.container_id);
+    assert_eq!(status.state(), ContainerState::ContainerRunning);
+
+    let request = cri::PodSandboxStatusRequest {
+        pod_sandbox_id: pod.clone(),
+        verbose: false,
+    };
+    let answer = kubelet.call(async |mut client| client.pod_sandbox_status(request).await);
+    let answer = answer.unwrap();
+    assert_eq!(answer.containers_statuses, event.containers_statuses);
+    assert!(answer.timestamp >= event.created_at, "{answer:?}");
+    assert_eq!(answer.status, Some(told));
+    remove_pod(&kubelet, &pod);
+    close(node, &kubelet);
+}
+
 #[test]
 fn a_pod_in_the_hosts_network_has_the_hosts_and_no_address() {
     let (node, kubelet) = start();

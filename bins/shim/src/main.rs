@@ -13,7 +13,7 @@
 //! - the engine may come and go: containers, their logs and their ends do not depend on it.
 //!
 //! Entry points: [`start`] answers the engine and leaves a server behind, [`server`] is that server, [`cleanup`] tidies up
-//! after a server that died, [`pod_init`] is the first process of a pod whose containers share their processes, [`user::hold`] lends a process to a
+//! after a server that died, [`logger`] logs for shims of another make, [`pod_init`] is the first process of a pod whose containers share their processes, [`user::hold`] lends a process to a
 //! user namespace that is being made.
 
 mod bundle;
@@ -23,6 +23,7 @@ mod clock;
 mod fault;
 mod info;
 mod log;
+mod logger;
 mod pod_init;
 mod publish;
 mod runc;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
 fn answer(args: impl Iterator<Item = String>) -> Result<Vec<u8>, fault::Fault> {
     let mut args = args.peekable();
     match args.peek().map(String::as_str) {
+        Some(word) if logger::is_asked_for(word) => logger::run(args).map(|()| Vec::new()),
         Some(pod_init::STARTER) => pod_init::start(args.skip(1)),
         Some(pod_init::FIRST) => pod_init::be_first(),
         Some(user::HOLDER) => user::hold(args.skip(1))

@@ -8,6 +8,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use orlop_base::blocking;
@@ -23,6 +25,9 @@ use crate::bundle::Bundle;
 use crate::machine::Phase;
 use crate::record::Streams;
 use crate::runtime::{Runtime, failed, uri_path};
+
+/// As our shim makes logs.
+const LOG_MODE: u32 = 0o640;
 
 /// Which of a container's streams somebody wants to be attached to.
 pub use orlop_types::attach::Hello as AttachStreams;
@@ -65,6 +70,44 @@ impl From<AttachableStreams> for Streams {
             terminal: wanted.terminal,
         }
     }
+}
+
+impl AttachableStreams {
+    /// The same through a logging program, for a shim of another make; `own_shim` is that program, and `bundle` is where
+    /// clients will look for it. Such shims have no way for input.
+    pub(crate) fn through_logger(&self, own_shim: &Path, bundle: &Path) -> Streams {
+        let mut uri = format!("binary://{}?bundle={}", uri_path(own_shim), query(bundle));
+        if let Some(log) = &self.log {
+            uri += &format!("&cri-log={}", query(log));
+        }
+        if self.max_line_bytes > 0 {
+            uri += &format!("&max_line_bytes={}", self.max_line_bytes);
+        }
+        if self.terminal {
+            uri += "&terminal=true";
+        }
+        Streams {
+            stdin: String::new(),
+            stderr: if self.terminal {
+                String::new()
+            } else {
+                uri.clone()
+            },
+            stdout: uri,
+            terminal: self.terminal,
+        }
+    }
+}
+
+/// A path as the value of a URI's query.
+fn query(path: &Path) -> String {
+    let encoded = |byte: &u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+            char::from(*byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    path.as_os_str().as_bytes().iter().map(encoded).collect()
 }
 
 /// A connection to a container's streams.
@@ -159,10 +202,39 @@ impl Runtime {
         container: &ContainerId,
     ) -> Result<(), Error> {
         let shim = self.shim(namespace, container)?;
+        let member = self.member(namespace, container).await;
+        if let Ok(member) = member
+            && self.core.is_foreign(&member.runtime)?
+        {
+            return make_log(container, member.log_path).await;
+        }
         shim.reopen_log()
             .await
             .map_err(|source| failed(container, "reopen the log", source))
     }
+}
+
+/// The logging program of a foreign shim goes on in the new file by itself once that is there.
+async fn make_log(container: &ContainerId, log: Option<PathBuf>) -> Result<(), Error> {
+    let Some(path) = log else {
+        return Ok(());
+    };
+    let asked = path.clone();
+    let made = blocking::run("make log", move || {
+        let mut options = std::fs::OpenOptions::new();
+        options
+            .append(true)
+            .create(true)
+            .mode(LOG_MODE)
+            .open(&asked)
+            .map(drop)
+    });
+    let made = made.await.map_err(Error::Daemon)?;
+    made.map_err(|source| Error::LogFile {
+        container: container.to_string(),
+        path,
+        source,
+    })
 }
 
 /// Through the folder's descriptor: the path of a bundle may be longer than a socket's may be (unix(7)).
@@ -243,6 +315,22 @@ impl AttachOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_foreign_shim_is_given_a_program_with_words_it_can_pass_on() {
+        let wanted = AttachableStreams {
+            log: Some("/l/a+b &c".into()),
+            max_line_bytes: 7,
+            ..AttachableStreams::default()
+        };
+        let streams = wanted.through_logger(Path::new("/bin/shim"), Path::new("/b"));
+        let expected =
+            "binary:///bin/shim?bundle=/b&cri-log=/l/a%2Bb%20%26c&max_line_bytes=7".to_owned();
+        assert_eq!(
+            (streams.stdout, streams.stderr),
+            (expected.clone(), expected)
+        );
+    }
 
     #[test]
     fn streams_to_attach_to_are_uris_the_shim_takes() {

@@ -139,6 +139,12 @@ impl Core {
         self.settings.runtimes.get(name)
     }
 
+    /// Whether a runtime's shim is of another make than ours, and so knows only what containerd's do.
+    pub(crate) fn is_foreign(&self, name: &str) -> Result<bool, Error> {
+        let (shim, _) = self.runtime(name)?;
+        Ok(shim.file_name() != self.settings.pods.init_binary.file_name())
+    }
+
     /// The shim's executable for a runtime's name, and the options configured for it. A path is the shim itself, as in
     /// containerd.
     pub(crate) fn runtime(&self, name: &str) -> Result<(PathBuf, Option<Any>), Error> {

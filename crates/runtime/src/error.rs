@@ -245,6 +245,17 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A log that was rotated cannot be made anew.
+    #[error("the log of container {container:?} cannot be made at {}", path.display())]
+    LogFile {
+        /// The container.
+        container: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Nobody answers at a port.
     #[error("cannot connect to port {port}")]
     Forward {
@@ -293,7 +304,7 @@ impl Error {
             Self::User { .. } => "ORL-E6005",
             Self::Accounts { .. } => "ORL-E6014",
             Self::Label { .. } => "ORL-E6015",
-            Self::Logs { .. } => "ORL-E6016",
+            Self::Logs { .. } | Self::LogFile { .. } => "ORL-E6016",
             Self::Figures { .. } => "ORL-E6050",
             Self::UnknownRuntime { .. } => "ORL-E6006",
             Self::Bundle { .. } => "ORL-E6007",
@@ -337,6 +348,7 @@ impl Error {
             Self::Accounts { .. }
             | Self::NetworkNamespace { .. }
             | Self::Logs { .. }
+            | Self::LogFile { .. }
             | Self::Fifo { .. }
             | Self::Random(_)
             | Self::Figures { .. }

@@ -61,12 +61,6 @@ pub(crate) fn limits_huge_pages() -> bool {
     }
 }
 
-/// Whether AppArmor confines programs here.
-pub(crate) fn has_apparmor() -> bool {
-    fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|text| text.trim() == "Y")
-}
-
 /// Whether SELinux confines programs here.
 pub(crate) fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()

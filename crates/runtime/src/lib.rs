@@ -12,6 +12,7 @@
 //! Entry points: [`Runtime`], [`events::serve`], [`spec::build`], [`machine::Task`].
 
 mod actor;
+mod apparmor;
 pub mod attach;
 mod bundle;
 mod cdi;
@@ -37,6 +38,7 @@ mod process;
 mod publish;
 mod record;
 mod runtime;
+mod selinux;
 mod shim;
 pub mod spec;
 

@@ -295,6 +295,56 @@ async fn profiles_masks_and_privileges_are_in_force() {
     pod.close().await;
 }
 
+/// containerd's own shim for runc has neither logs for the kubelet nor anything to attach to: a program of ours beside it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_of_another_make_logs_and_can_be_attached_to() {
+    let pod = Pod::new(55, |asked| asked.handler = "foreign".into()).await;
+    let id = pod
+        .start(script(
+            "web",
+            "echo first; echo fault >&2; i=0; while :; do i=$((i+1)); echo line $i; sleep 0.1; done",
+        ))
+        .await;
+    eventually("both outputs are logged", async || {
+        let log = pod.log(&id).await;
+        log.contains("first") && log.contains("fault") && log.contains("line 3")
+    })
+    .await;
+    let namespace = namespace();
+    let wanted = orlop_runtime::attach::AttachStreams {
+        stdout: true,
+        ..Default::default()
+    };
+    let attached = pod.life.runtime.attach(&namespace, &id, wanted).await;
+    let mut attached = attached.unwrap();
+    let event = attached.output.next().await.unwrap();
+    let orlop_runtime::attach::AttachEvent::Stdout(bytes) = event else {
+        panic!("{event:?}");
+    };
+    assert!(bytes.starts_with(b"line "), "{bytes:?}");
+    let path = pod.member(&id).await.log_path.unwrap();
+    std::fs::rename(&path, path.with_extension("old")).unwrap();
+    pod.life.runtime.reopen_log(&namespace, &id).await.unwrap();
+    eventually("the new log goes on", async || {
+        pod.log(&id).await.contains("line ")
+    })
+    .await;
+    pod.stop(&id, Duration::ZERO).await;
+    let end = pod.end(&id).await;
+    assert_eq!(end.code, 137, "{end:?}");
+    // It ends after it has answered that it will.
+    let shim = format!("containerd-shim-runc-v2.*{id}");
+    eventually("its shim has ended", async || {
+        output("pgrep", &["-af", &shim]).is_empty()
+    })
+    .await;
+    let mut fed = script("fed", "cat");
+    fed.stdin = true;
+    let refused = pod.create(fed).await.unwrap_err();
+    assert_eq!(refused.code(), "ORL-E6605", "{refused}");
+    pod.close().await;
+}
+
 /// A hook of the OCI runtime is told them: that is what annotations in a spec are for.
 #[tokio::test(flavor = "multi_thread")]
 async fn annotations_that_a_handler_names_reach_the_oci_runtime() {

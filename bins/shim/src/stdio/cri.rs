@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -22,6 +22,8 @@ pub(crate) struct CriFile {
     path: PathBuf,
     file: File,
     failing: bool,
+    /// Whether to go on in a new file as soon as there is one, untold.
+    is_followed: bool,
 }
 
 impl CriFile {
@@ -31,6 +33,15 @@ impl CriFile {
             path: path.to_owned(),
             file: open(path)?,
             failing: false,
+            is_followed: false,
+        })
+    }
+
+    /// One that nobody can tell to go on in a new file: it looks for itself before it writes.
+    pub(crate) fn open_followed(path: &Path) -> Result<Self, Fault> {
+        Ok(Self {
+            is_followed: true,
+            ..Self::open(path)?
         })
     }
 
@@ -44,8 +55,26 @@ impl CriFile {
         Ok(())
     }
 
+    /// Whether another file is at its path; one that was only moved away is written on.
+    fn was_replaced(&self) -> bool {
+        let numbers = |metadata: io::Result<std::fs::Metadata>| {
+            metadata.map(|metadata| (metadata.dev(), metadata.ino()))
+        };
+        let there = numbers(std::fs::metadata(&self.path));
+        match (there, numbers(self.file.metadata())) {
+            (Ok(there), Ok(own)) => there != own,
+            (Err(_), _) | (_, Err(_)) => false,
+        }
+    }
+
     /// A disk that is full must not stop the container: what cannot be written is lost, and said once.
     fn write(&mut self, bytes: &[u8]) {
+        if self.is_followed
+            && self.was_replaced()
+            && let Err(error) = self.reopen()
+        {
+            crate::log::warn(&format!("the old log goes on: {error}"));
+        }
         let result = self.file.write_all(bytes);
         if let Err(error) = &result
             && !self.failing

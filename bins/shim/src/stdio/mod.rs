@@ -114,7 +114,7 @@ enum Target {
     Attach,
 }
 
-const MAX_LINE_BYTES: usize = 16 << 10;
+pub(crate) const MAX_LINE_BYTES: usize = 16 << 10;
 
 fn parse_target(text: &str) -> Result<Target, Fault> {
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -437,7 +437,7 @@ fn create_file(path: &Path) -> Result<OwnedFd, Fault> {
     file.map(OwnedFd::from).map_err(fault)
 }
 
-fn nonblocking() -> i32 {
+pub(crate) fn nonblocking() -> i32 {
     i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0)
 }
 

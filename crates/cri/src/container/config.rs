@@ -125,7 +125,11 @@ fn security(context: api::LinuxContainerSecurityContext) -> Result<MemberSecurit
         api::SupplementalGroupsPolicy::Strict => GroupPolicy::Strict,
     };
     let seccomp = profile(context.seccomp.as_ref(), &context.seccomp_profile_path)?;
-    let apparmor = profile(context.apparmor.as_ref(), &context.apparmor_profile)?;
+    let apparmor = match (&context.apparmor, context.apparmor_profile.as_str()) {
+        // Nothing said is the engine's own, unlike with seccomp (kubernetes#51746).
+        (None, "") => Profile::RuntimeDefault,
+        (given, old) => profile(given.as_ref(), old)?,
+    };
     let options = context.namespace_options.clone().unwrap_or_default();
     let run_as = run_as(&context)?;
     let capabilities = context.capabilities.unwrap_or_default();
@@ -269,9 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_is_unconfined_as_the_pods_user_of_the_image() {
+    fn nothing_said_is_the_images_user_without_seccomp_and_with_the_engines_apparmor_profile() {
         let read = read(api::LinuxContainerSecurityContext::default()).unwrap();
-        assert_eq!(read, MemberSecurity::default());
+        let expected = MemberSecurity {
+            apparmor: Profile::RuntimeDefault,
+            ..MemberSecurity::default()
+        };
+        assert_eq!(read, expected);
     }
 
     #[test]

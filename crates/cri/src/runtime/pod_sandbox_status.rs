@@ -1,4 +1,5 @@
-//! `PodSandboxStatus`.
+//! `PodSandboxStatus`, with the states of the pod's containers and the time they are of, which the kubelet's evented PLEG
+//! compares with those of events (KEP-3386).
 
 use std::collections::BTreeMap;
 
@@ -8,13 +9,17 @@ use orlop_runtime::pod::{Pod, PodTransition};
 use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::{Cri, find, pods};
+use crate::{Cri, container, find, pods, status, translate};
 
 pub(super) async fn call(
     cri: &Cri,
     request: api::PodSandboxStatusRequest,
 ) -> Result<api::PodSandboxStatusResponse, Status> {
+    // Before anything is read: what is told is at least as new as its time.
+    let recorded_at = cri.db().clock().wall();
     let pod = find::pod(cri, &request.pod_sandbox_id).await?;
+    let members = cri.runtime().members(cri.namespace(), Some(&pod.id)).await;
+    let members = members.map_err(|error| status::of_runtime(&error))?;
     let info = if request.verbose {
         BTreeMap::from([("info".to_owned(), info(&pod).to_string())])
     } else {
@@ -23,7 +28,8 @@ pub(super) async fn call(
     Ok(api::PodSandboxStatusResponse {
         status: Some(pods::detailed(pod)),
         info,
-        ..Default::default()
+        containers_statuses: members.iter().map(container::status).collect(),
+        timestamp: translate::nanos(Some(recorded_at)),
     })
 }
 

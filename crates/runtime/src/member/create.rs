@@ -44,9 +44,20 @@ impl Runtime {
         namespace: &Namespace,
         new: NewMember,
     ) -> Result<ContainerId, Error> {
+        let mut new = new;
         let pod = self.hold_pod(namespace, &new.pod).await?;
+        let of_pod = Some(&pod.config.selinux_label).filter(|label| !label.is_empty());
+        let label = new.config.security.selinux_label.take();
+        new.config.security.selinux_label = label.or(of_pod.cloned());
         options::check(&new.config, &pod)?;
-        self.core.runtime(&pod.config.handler)?;
+        if self.core.is_foreign(&pod.config.handler)? && new.config.stdin {
+            return Err(MemberError::Unsupported {
+                name: new.config.name,
+                feature: "standard input",
+                evidence: "the shim of its runtime handler logs through a program, which has no way for input".to_owned(),
+            }
+            .into());
+        }
         let id = random_id()?;
         let name = MemberName {
             pod: new.pod.clone(),

@@ -17,6 +17,7 @@ use super::{Member, MemberError, MemberProcesses, MemberState, volumes};
 use crate::Error;
 use crate::actor::TaskKey;
 use crate::attach::AttachableStreams;
+use crate::bundle::Bundle;
 use crate::core::Core;
 use crate::machine::Phase;
 use crate::record::Streams;
@@ -70,13 +71,30 @@ impl Runtime {
         let request = CreateTask {
             container: member.id.clone(),
             rootfs: Vec::new(),
-            streams: streams(member),
+            streams: self.streams(namespace, member)?,
             checkpoint: String::new(),
             options: None,
             shim_path: String::new(),
         };
         self.create(namespace, request).await?;
         self.start(namespace, &member.id, None).await.map(drop)
+    }
+
+    /// The log is written by the shim itself, or by a program beside it, so that it goes on while the daemon is away.
+    fn streams(&self, namespace: &Namespace, member: &Member) -> Result<Streams, Error> {
+        let wanted = AttachableStreams {
+            log: member.log_path.clone(),
+            max_line_bytes: LOG_LINE_BYTES_MAX,
+            stdin: member.config.stdin,
+            stdin_once: member.config.stdin_once,
+            terminal: member.config.terminal,
+        };
+        if !self.core.is_foreign(&member.runtime)? {
+            return Ok(wanted.into());
+        }
+        let settings = &self.core.settings;
+        let bundle = Bundle::new(&settings.state_folder, namespace, &member.id);
+        Ok(wanted.through_logger(&settings.pods.init_binary, &bundle.path()))
     }
 
     /// What it sees of images may have gone with a reboot.
@@ -334,16 +352,4 @@ fn remove_snapshot(records: &orlop_meta::View, row: &Container) {
         }
         Ok(_) | Err(_) => {}
     }
-}
-
-/// The log is written by the shim itself, so that it goes on while the daemon is away.
-fn streams(member: &Member) -> Streams {
-    AttachableStreams {
-        log: member.log_path.clone(),
-        max_line_bytes: LOG_LINE_BYTES_MAX,
-        stdin: member.config.stdin,
-        stdin_once: member.config.stdin_once,
-        terminal: member.config.terminal,
-    }
-    .into()
 }

@@ -154,11 +154,9 @@ pub(super) fn build(
             seccomp: found.seccomp,
             masked_paths: Some(security.masked_paths.clone()),
             read_only_paths: Some(security.read_only_paths.clone()),
-            apparmor_profile: match &security.apparmor {
-                Profile::Localhost(name) => Some(name.clone()),
-                Profile::Unconfined | Profile::RuntimeDefault => None,
-            },
+            apparmor_profile: found.apparmor_profile,
             selinux_label: security.selinux_label.clone(),
+            selinux_file_label: found.selinux_file_label,
         },
         devices: found.devices,
         run_in_memory: false,

@@ -9,8 +9,10 @@ use orlop_sys::fs::{Dir, Mode};
 use orlop_sys::mount::MountTable;
 
 use super::{MemberConfig, MemberError, MemberMount, Profile, Propagation, options};
+use crate::apparmor::AppArmor;
 use crate::cdi::{self, Edits};
 use crate::host;
+use crate::selinux;
 use crate::spec::{Device, Machine, Seccomp, SeccompProfile, UserMount};
 
 /// A seccomp profile beyond this is none.
@@ -24,6 +26,10 @@ pub(super) struct Found {
     /// What its devices by name change in its spec.
     pub(super) edits: Edits,
     pub(super) seccomp: Seccomp,
+    /// Loaded.
+    pub(super) apparmor_profile: Option<String>,
+    /// Of files of processes with its SELinux label.
+    pub(super) selinux_file_label: Option<String>,
     pub(super) machine: Machine,
     pub(super) has_unified_cgroups: bool,
     pub(super) host_name: String,
@@ -59,10 +65,29 @@ pub(super) fn find(config: &MemberConfig, cdi_folders: &[PathBuf]) -> Result<Fou
         devices,
         edits: edits(config, cdi_folders)?,
         seccomp: seccomp(&config.security.seccomp)?,
+        apparmor_profile: apparmor(config)?,
+        selinux_file_label: file_label(config),
         machine: host::machine(config.security.privileged),
         has_unified_cgroups: host::has_unified_cgroups(),
         host_name: host::name(),
         own_oom_score_adjustment: host::own_oom_score_adjustment(),
+    })
+}
+
+fn file_label(config: &MemberConfig) -> Option<String> {
+    let label = config.security.selinux_label.as_ref();
+    label
+        .filter(|_| host::has_selinux())
+        .map(|label| selinux::file_label(label))
+}
+
+fn apparmor(config: &MemberConfig) -> Result<Option<String>, MemberError> {
+    let security = &config.security;
+    let chosen = AppArmor::of_machine().choose(&security.apparmor, security.privileged);
+    chosen.map_err(|evidence| MemberError::Unsupported {
+        name: config.name.clone(),
+        feature: "an AppArmor profile",
+        evidence,
     })
 }
 
@@ -90,10 +115,6 @@ fn check_modules(config: &MemberConfig) -> Result<(), MemberError> {
         evidence: evidence.to_owned(),
     };
     let security = &config.security;
-    if matches!(security.apparmor, Profile::Localhost(_)) && !host::has_apparmor() {
-        let evidence = "/sys/module/apparmor/parameters/enabled is not Y";
-        return Err(lacks("an AppArmor profile", evidence));
-    }
     if security.selinux_label.is_some() && !host::has_selinux() {
         let evidence = "/sys/fs/selinux is not mounted";
         return Err(lacks("an SELinux label", evidence));
@@ -119,6 +140,14 @@ fn mount(config: &MemberConfig, asked: &MemberMount) -> Result<UserMount, Member
     };
     if asked.propagation != Propagation::Private {
         check_propagation(&source, asked.propagation == Propagation::Bidirectional)?;
+    }
+    // The kubelet asks for it on every machine; without SELinux there is nothing to do.
+    if let Some(label) = file_label(config).filter(|_| asked.selinux_relabel) {
+        let relabelled = selinux::relabel(&source, &label);
+        relabelled.map_err(|error| MemberError::HostPath {
+            path: source.clone(),
+            source: error,
+        })?;
     }
     let mut options = vec!["rbind".to_owned(), propagation.to_owned()];
     if asked.recursive_read_only {
@@ -153,9 +182,6 @@ fn check_mount(config: &MemberConfig, asked: &MemberMount) -> Result<(), MemberE
         return Err(bad(
             "what is read-only all the way down cannot take later mounts",
         ));
-    }
-    if asked.selinux_relabel && host::has_selinux() {
-        return Err(bad("files cannot be given another SELinux label yet"));
     }
     Ok(())
 }

@@ -45,6 +45,15 @@ pub(crate) struct Launch {
     pub(crate) options: Option<Any>,
 }
 
+/// What a shim reads from its standard input.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    /// The parameters of containerd 2.3, with the runtime's options among them.
+    Bootstrap,
+    /// Those options alone.
+    Options,
+}
+
 /// Where a shim listens, and in which version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bootstrap {
@@ -109,7 +118,10 @@ struct JsonAnswer {
 
 /// Runs `start` and reads where the shim listens.
 pub(crate) async fn launch(launch: Launch) -> Result<Bootstrap, Error> {
-    let finished = invoke(launch.clone(), "start", START_LIMIT).await?;
+    let mut finished = invoke(launch.clone(), "start", Told::Bootstrap, START_LIMIT).await?;
+    if knows_options_only(&finished) {
+        finished = invoke(launch.clone(), "start", Told::Options, START_LIMIT).await?;
+    }
     let failed = |reason| Error::ShimStart {
         binary: launch.binary.clone(),
         reason,
@@ -126,7 +138,7 @@ pub(crate) async fn cleanup(launch: Launch) -> Result<(), Error> {
     if !launch.bundle.is_dir() {
         return Ok(());
     }
-    let finished = invoke(launch.clone(), "delete", CLEANUP_LIMIT).await?;
+    let finished = invoke(launch.clone(), "delete", Told::Bootstrap, CLEANUP_LIMIT).await?;
     if finished.status.exit_code() == Some(0) {
         return Ok(());
     }
@@ -152,19 +164,45 @@ pub(crate) async fn connect(
     Ok(Shim::new(client, protocol, container.as_str()))
 }
 
-async fn invoke(launch: Launch, action: &'static str, limit: Duration) -> Result<Finished, Error> {
+/// Shims of containerd before 1.7 read the runtime's options there, take the container's id for the name of their type,
+/// and fail before they have done anything.
+fn knows_options_only(finished: &Finished) -> bool {
+    finished.status.exit_code() != Some(0) && complaint(finished).contains("type with url")
+}
+
+async fn invoke(
+    launch: Launch,
+    action: &'static str,
+    told: Told,
+    limit: Duration,
+) -> Result<Finished, Error> {
     let binary = launch.binary.clone();
-    let finished = blocking::run_long("shim command", move || run_command(&launch, action, limit))
-        .await
-        .map_err(Error::Daemon)?;
+    let finished = blocking::run_long("shim command", move || {
+        run_command(&launch, action, told, limit)
+    })
+    .await
+    .map_err(Error::Daemon)?;
     finished.map_err(|error| Error::ShimStart {
         binary,
         reason: chain(&error),
     })
 }
 
-fn run_command(launch: &Launch, action: &str, limit: Duration) -> Result<Finished, RunError> {
-    let parameters = in_memory("bootstrap", &parameters(launch).encode_to_vec())?;
+fn run_command(
+    launch: &Launch,
+    action: &str,
+    told: Told,
+    limit: Duration,
+) -> Result<Finished, RunError> {
+    let bytes = match told {
+        Told::Bootstrap => parameters(launch).encode_to_vec(),
+        Told::Options => launch
+            .options
+            .as_ref()
+            .map(Message::encode_to_vec)
+            .unwrap_or_default(),
+    };
+    let parameters = in_memory("bootstrap", &bytes)?;
     let spawn = Spawn::new(&launch.binary)
         .args([
             "-namespace",

@@ -69,7 +69,7 @@ pub(super) fn build(
         .set_gid_mappings(maps.map(|maps| to_spec(&maps.gids)))
         .set_devices(Some(devices).filter(|devices| !devices.is_empty()))
         .set_rootfs_propagation(root_propagation(options).map(str::to_owned))
-        .set_mount_label(unprivileged(security, &security.selinux_label))
+        .set_mount_label(unprivileged(security, &security.selinux_file_label))
         .set_seccomp(seccomp(options, capabilities)?);
     Ok(linux)
 }

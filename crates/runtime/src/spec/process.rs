@@ -35,7 +35,7 @@ pub(super) fn build(
     process
         .set_rlimits(open_files.map(|limit| vec![limit]))
         .set_oom_score_adj(options.limits.oom_score_adjustment)
-        .set_apparmor_profile(unprivileged(security, &security.apparmor_profile))
+        .set_apparmor_profile(security.apparmor_profile.clone())
         .set_selinux_label(unprivileged(security, &security.selinux_label));
     Ok(process)
 }

@@ -21,10 +21,12 @@ pub struct Security {
     pub masked_paths: Option<Vec<String>>,
     /// Paths that are read-only; absent for the usual ones.
     pub read_only_paths: Option<Vec<String>>,
-    /// A profile of AppArmor that this machine has loaded.
+    /// A profile of AppArmor that this machine has loaded; in force for privileged containers, too.
     pub apparmor_profile: Option<String>,
     /// The SELinux label of its processes, `user:role:type:level`.
     pub selinux_label: Option<String>,
+    /// That of the files it mounts, its root file system's among them.
+    pub selinux_file_label: Option<String>,
 }
 
 impl Default for Security {
@@ -38,6 +40,7 @@ impl Default for Security {
             read_only_paths: None,
             apparmor_profile: None,
             selinux_label: None,
+            selinux_file_label: None,
         }
     }
 }

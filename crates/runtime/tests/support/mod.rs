@@ -104,7 +104,7 @@ impl Node {
             ttrpc_address: at("sock.ttrpc"),
             publish_binary: "/bin/false".into(),
             shim_folders: vec![shim().parent().unwrap().to_owned()],
-            runtimes: std::collections::BTreeMap::from([annotated()]),
+            runtimes: std::collections::BTreeMap::from([annotated(), foreign()]),
             default_runtime: "io.containerd.orlop.v1".to_owned(),
             step_limit: Duration::from_secs(20),
             network: NetworkSettings {
@@ -278,6 +278,15 @@ fn annotated() -> (String, RuntimeSettings) {
         ..RuntimeSettings::default()
     };
     ("annotated".to_owned(), settings)
+}
+
+/// Debian's shim of containerd, with runc.
+fn foreign() -> (String, RuntimeSettings) {
+    let settings = RuntimeSettings {
+        shim_binary: Some("/usr/bin/containerd-shim-runc-v2".into()),
+        ..RuntimeSettings::default()
+    };
+    ("foreign".to_owned(), settings)
 }
 
 /// Our shim, beside the test program.
