@@ -160,7 +160,7 @@ fn events_and_a_pods_status_carry_the_states_of_its_containers() {
         client.start_container(start).await?;
         loop {
             let event = events.message().await?;
-            let event = event.ok_or_else(|| Status::internal("the events ended"))?;
+            let event = event.ok_or_else(|| tonic::Status::internal("the events ended"))?;
             let kind = event.container_event_type();
             if kind == cri::ContainerEventType::ContainerStartedEvent {
                 return Ok(tonic::Response::new(event));
@@ -187,7 +187,8 @@ fn events_and_a_pods_status_carry_the_states_of_its_containers() {
     assert_eq!(answer.containers_statuses, event.containers_statuses);
     assert!(answer.timestamp >= event.created_at, "{answer:?}");
     assert_eq!(answer.status, Some(told));
-    remove_pod(&kubelet, &pod);
+    kubelet.stop_pod(&pod).unwrap();
+    kubelet.remove_pod(&pod).unwrap();
     close(node, &kubelet);
 }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 use orlop_base::clock::SharedClock;
 use orlop_base::config::Config;
 use orlop_base::task::TaskTree;
-use orlop_cri::{Cri, Parts, Streaming, StreamingOptions};
+use orlop_cri::{Cri, Parts, Streaming, StreamingOptions, TlsFiles};
 
 use crate::engine::{Engine, search_folders, uses_systemd};
 use crate::handlers;
@@ -48,7 +48,13 @@ fn streaming_options(config: &Config) -> anyhow::Result<StreamingOptions> {
     let port = u16::try_from(cri.stream_port).context("cri.stream_port")?;
     let tls = Some((&cri.stream_certificate, &cri.stream_key))
         .filter(|(certificate, _)| !certificate.is_empty())
-        .map(|(certificate, key)| (certificate.into(), key.into()));
+        .map(|(certificate, key)| TlsFiles {
+            certificate: certificate.into(),
+            key: key.into(),
+            client_authorities: Some(&cri.stream_client_ca)
+                .filter(|path| !path.is_empty())
+                .map(Into::into),
+        });
     Ok(StreamingOptions {
         address: SocketAddr::new(address, port),
         idle: cri.stream_idle_timeout,

@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::ends::Ends;
 use crate::engine::{Engine, ttrpc_address};
 use crate::failure::NoSocket;
-use crate::figures::CollectionFigures;
+use crate::figures::{CollectionFigures, PodNetworks};
 use crate::notify::notify;
 use crate::{collect, cri, memory, metrics};
 
@@ -167,6 +167,7 @@ async fn start_collection(
         blocking::pool().register(registry);
         figures.register(registry);
         ends.register(registry);
+        registry.register_collector(Box::new(PodNetworks(engine.runtime.clone())));
     });
     metrics::serve(&config.telemetry.metrics_address, metrics, tasks).await?;
     let collector = Arc::new(Collector::new(engine.db.clone()));

@@ -15,6 +15,7 @@ use orlop_content::Store;
 use orlop_image::images::{Images, ImagesOptions, NoRecorder};
 use orlop_meta::{Backends, Db};
 use orlop_registry::{Client, ClientOptions, DockerConfig, FetchOptions, HostTree, MemoryBudget};
+use orlop_runtime::pod::PodProbe;
 use orlop_runtime::probe::{OciRuntime, find_executable, oci_runtime};
 use orlop_runtime::{NetworkSettings, PodSettings, Runtime, RuntimeSettings, Settings};
 use orlop_services::{Component, Facts, Identity};
@@ -300,6 +301,11 @@ fn runtime_settings(config: &Config, oci_runtimes: &[OciRuntime]) -> anyhow::Res
         cdi_folders: config.runtime.cdi_spec_dirs.clone(),
         pods: PodSettings {
             network_jobs_max: NETWORK_JOBS_MAX,
+            probe: PodProbe {
+                interval: config.cri.network_probe_interval,
+                names: config.cri.network_probe_names.clone(),
+                targets: config.cri.network_probe_targets.clone(),
+            },
             unprivileged_ports: config.cri.enable_unprivileged_ports,
             unprivileged_icmp: config.cri.enable_unprivileged_icmp,
             ..PodSettings::new(engine.state.join("pods"), shim(config, "", &folders))

@@ -1,11 +1,16 @@
 //! Collection's figures for `/metrics`. Names are in `orlop_base::telemetry::names`.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use orlop_base::telemetry::names;
 use orlop_meta::gc::{QueueStatus, Removed, Report};
-use prometheus_client::encoding::EncodeLabelSet;
+use orlop_runtime::Runtime;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
@@ -33,6 +38,32 @@ struct Keys {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     state: &'static str,
+}
+
+/// How many pods' networks were found not to work, counted when somebody asks.
+pub(crate) struct PodNetworks(pub(crate) Runtime);
+
+impl fmt::Debug for PodNetworks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PodNetworks")
+    }
+}
+
+impl Collector for PodNetworks {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let findings = self.0.network_findings().into_iter();
+        let faulty = findings.filter(|(_, _, finding)| finding.fault.is_some());
+        let pods: BTreeSet<_> = faulty.map(|(namespace, pod, _)| (namespace, pod)).collect();
+        let gauge = ConstGauge::new(i64::try_from(pods.len()).unwrap_or(i64::MAX));
+        let help = "Pods whose network was found not to work";
+        let metric = encoder.encode_descriptor(
+            names::POD_NETWORK_FAULTS,
+            help,
+            None,
+            gauge.metric_type(),
+        )?;
+        gauge.encode(metric)
+    }
 }
 
 impl Default for CollectionFigures {

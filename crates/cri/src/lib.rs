@@ -51,7 +51,7 @@ use readiness::Readiness;
 pub use readiness::{Handler, ProbeHandlers};
 #[cfg(feature = "fuzzing")]
 pub use streaming::fuzz as fuzz_streaming;
-pub use streaming::{Streaming, StreamingError, StreamingOptions};
+pub use streaming::{Streaming, StreamingError, StreamingOptions, TlsFiles};
 
 /// The engine's namespace of everything that Kubernetes makes.
 const NAMESPACE: &str = "k8s.io";

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use orlop_base::blocking;
+use orlop_sys::net::{Sockets, tcp_sockets};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -30,10 +31,7 @@ impl Runtime {
         port: u16,
     ) -> Result<TcpStream, Error> {
         let failed = |source| Error::Forward { port, source };
-        let made = blocking::run("make sockets", move || {
-            orlop_sys::net::tcp_sockets(network.as_deref())
-        });
-        let sockets = made.await.map_err(Error::Daemon)?.map_err(failed)?;
+        let sockets = sockets(network).await.map_err(failed)?;
         let first = match connect(sockets.v4, (Ipv4Addr::LOCALHOST, port).into()).await {
             Ok(stream) => return Ok(stream),
             Err(error) => error,
@@ -48,7 +46,13 @@ impl Runtime {
     }
 }
 
-async fn connect(socket: OwnedFd, address: SocketAddr) -> io::Result<TcpStream> {
+/// Sockets of the network namespace pinned at `network`, or of the host's.
+pub(crate) async fn sockets(network: Option<PathBuf>) -> io::Result<Sockets> {
+    let made = blocking::run("make sockets", move || tcp_sockets(network.as_deref()));
+    made.await.map_err(io::Error::other)?
+}
+
+pub(crate) async fn connect(socket: OwnedFd, address: SocketAddr) -> io::Result<TcpStream> {
     let connecting = TcpSocket::from_std_stream(socket.into()).connect(address);
     timeout(CONNECT_LIMIT, connecting)
         .await

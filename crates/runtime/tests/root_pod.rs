@@ -9,7 +9,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use orlop_runtime::ErrorKind;
 use orlop_runtime::pod::{
-    DnsConfig, Pod, PodConfig, PodPhase, PodStep, PortMapping, PortProtocol, ProcessNamespace,
+    DnsConfig, FindingKind, Pod, PodConfig, PodPhase, PodProbe, PodStep, PortMapping, PortProtocol,
+    ProcessNamespace,
 };
 use orlop_sys::namespace;
 use support::{Life, Node, config, eventually, names, namespace as kubernetes, output};
@@ -542,5 +543,88 @@ async fn resources_are_kept_with_a_ready_pod() {
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     life.remove(&id).await;
+    life.end().await;
+}
+
+/// The fault of the latest finding of a kind, once there is one.
+fn found(life: &Life, kind: FindingKind) -> Option<Option<String>> {
+    let findings = life.runtime.network_findings().into_iter();
+    let mut findings = findings.filter(|(_, _, finding)| finding.kind == kind);
+    findings.next().map(|(_, _, finding)| finding.fault)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_was_changed_meanwhile_is_found_at_the_next_start_and_only_told() {
+    let node = Node::new(11);
+    let life = node.begin();
+    let id = life.run(config("checked")).await;
+    life.end().await;
+    let life = node.begin();
+    life.runtime.recover().await.unwrap();
+    eventually("it was asked for", async || {
+        found(&life, FindingKind::Check) == Some(None)
+    })
+    .await;
+    life.end().await;
+    let namespace = format!("orlop-{id}");
+    let change = ["netns", "exec", &namespace, "ip", "route", "del", "default"];
+    assert!(Command::new("ip").args(change).status().unwrap().success());
+    let life = node.begin();
+    life.runtime.recover().await.unwrap();
+    eventually("it was found", async || {
+        found(&life, FindingKind::Check).flatten().is_some()
+    })
+    .await;
+    assert_eq!(life.pod(&id).await.phase, PodPhase::Ready);
+    life.remove(&id).await;
+    assert!(life.runtime.network_findings().is_empty());
+    assert!(node.traces().is_empty(), "{:?}", node.traces());
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_is_tried_from_inside_its_pod_and_only_told_of() {
+    let node = Node::new(12);
+    node.write("resolv.conf", "nameserver 10.232.12.1\n");
+    let life = node.begin();
+    let id = life.run(config("probed")).await;
+    // The bridge's own address is there from the first pod on.
+    let listener = TcpListener::bind("10.232.12.1:0").unwrap();
+    let names = UdpSocket::bind("10.232.12.1:53").unwrap();
+    std::thread::spawn(move || {
+        let mut message = [0; 512];
+        while let Ok((length, client)) = names.recv_from(&mut message) {
+            // An answer without any records: the name is known.
+            message[2] |= 0x80;
+            names.send_to(&message[..length], client).unwrap();
+        }
+    });
+    life.end().await;
+    *node.probe.borrow_mut() = PodProbe {
+        interval: Duration::from_millis(100),
+        names: vec!["db.example".to_owned()],
+        targets: vec![listener.local_addr().unwrap()],
+    };
+    let life = node.begin();
+    life.runtime.recover().await.unwrap();
+    eventually("all of it works", async || {
+        found(&life, FindingKind::Probe) == Some(None)
+    })
+    .await;
+    drop(listener);
+    eventually("nobody listens any more", async || {
+        let fault = found(&life, FindingKind::Probe).flatten();
+        fault.is_some_and(|fault| fault.contains("refused"))
+    })
+    .await;
+    eventually("an event tells of it", async || {
+        let page = life.db.events_since(0, 1000).unwrap();
+        let mut events = page.events.iter();
+        events.any(|event| event.event.topic() == "/orlop/pods/network")
+    })
+    .await;
+    assert_eq!(life.pod(&id).await.phase, PodPhase::Ready);
+    life.remove(&id).await;
+    assert!(node.traces().is_empty(), "{:?}", node.traces());
     life.end().await;
 }

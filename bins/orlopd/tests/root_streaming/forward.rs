@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpListener};
 
-use crate::node::Node;
+use crate::node::{Node, eventually};
 use crate::spdy::Client;
 
 fn pair(client: &mut Client, port: u16, request: &str) -> (u32, u32) {
@@ -66,6 +66,37 @@ fn many_connections_pass_over_one_and_each_half_closes() {
     serving
         .into_iter()
         .for_each(|thread| thread.join().unwrap());
+}
+
+/// What listens in the pod's own network namespace is reached, and what listens on the host is not.
+#[test]
+fn a_pod_with_a_network_of_its_own_is_reached_inside_it() {
+    let node = Node::start_networked();
+    let pod = node.own_pod();
+    let mut inside = std::process::Command::new("ip")
+        .args(["netns", "exec", &format!("orlop-{pod}"), "busybox", "nc"])
+        .args(["-ll", "-p", "7000", "-e", "busybox"])
+        .args(["echo", "from inside"])
+        .spawn()
+        .unwrap();
+    let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let on_host = outside.local_addr().unwrap().port();
+    let said = |port: u16| {
+        let url = node.port_forward_url(&pod);
+        let mut client = Client::connect(&url, &["portforward.k8s.io"]);
+        let (error, data) = pair(&mut client, port, "1");
+        client.end(data);
+        client.read_until(|client| {
+            client.streams[&error].has_ended && client.streams[&data].has_come_to_its_end()
+        });
+        (client.text(data), client.text(error))
+    };
+    eventually("it listens", || said(7000).1.is_empty());
+    assert_eq!(said(7000), ("from inside\n".to_owned(), String::new()));
+    assert!(said(on_host).1.contains("refused"));
+    inside.kill().unwrap();
+    inside.wait().unwrap();
+    node.remove_pod(&pod);
 }
 
 #[test]

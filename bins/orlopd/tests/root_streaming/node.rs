@@ -28,6 +28,8 @@ pub(crate) struct Streams<'a> {
 pub(crate) struct Node {
     daemon: Daemon,
     containers: Vec<String>,
+    /// The networks' configuration and addresses.
+    networks: Option<tempfile::TempDir>,
 }
 
 impl Node {
@@ -37,7 +39,23 @@ impl Node {
         Self {
             daemon,
             containers: Vec::new(),
+            networks: None,
         }
+    }
+
+    /// With a network for pods: pairs of devices without a bridge, which go with their pods.
+    pub(crate) fn start_networked() -> Self {
+        let networks = tempfile::tempdir().unwrap();
+        let list = json!({"cniVersion": "1.0.0", "name": "streaming", "plugins": [{"type": "ptp", "ipam": {
+            "type": "host-local", "dataDir": networks.path().join("ipam"), "ranges": [[{"subnet": "10.233.91.0/28"}]],
+        }}]});
+        let folder = networks.path().join("net.d");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("10.conflist"), list.to_string()).unwrap();
+        let setting = format!("runtime.cni_conf_dir={}", folder.display());
+        let mut node = Self::start(&[&setting]);
+        node.networks = Some(networks);
+        node
     }
 
     /// Ends the daemon as a crash does, and starts another.
@@ -213,8 +231,26 @@ impl Node {
 
     /// A pod in the host's network.
     pub(crate) fn host_pod(&self) -> String {
+        self.pod_in(cri::NamespaceMode::Node)
+    }
+
+    /// A pod with a network of its own.
+    pub(crate) fn own_pod(&self) -> String {
+        self.pod_in(cri::NamespaceMode::Pod)
+    }
+
+    pub(crate) fn remove_pod(&self, pod: &str) {
+        let request = cri::RemovePodSandboxRequest {
+            pod_sandbox_id: pod.to_owned(),
+        };
+        self.block_on(async {
+            self.cri().await.remove_pod_sandbox(request).await.unwrap();
+        });
+    }
+
+    fn pod_in(&self, network: cri::NamespaceMode) -> String {
         let namespaces = cri::NamespaceOption {
-            network: cri::NamespaceMode::Node.into(),
+            network: network.into(),
             ..Default::default()
         };
         let security = cri::LinuxSandboxSecurityContext {

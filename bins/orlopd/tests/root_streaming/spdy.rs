@@ -20,6 +20,12 @@ pub(crate) struct Incoming {
     pub(crate) was_accepted: bool,
 }
 
+impl Incoming {
+    pub(crate) fn has_come_to_its_end(&self) -> bool {
+        self.has_ended || self.was_reset
+    }
+}
+
 pub(crate) struct Client {
     socket: TcpStream,
     input: Vec<u8>,

@@ -1,6 +1,7 @@
 //! The settings of what runs containers and pods.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -61,8 +62,16 @@ pub struct Cri {
     pub stream_certificate: String,
     /// PEM file with its key.
     pub stream_key: String,
+    /// PEM file with the authorities that vouch for its clients; empty for clients without certificates.
+    pub stream_client_ca: String,
     /// How long output is waited for after the end of a process that left somebody behind who holds it open.
     pub exec_drain_timeout: Duration,
+    /// How often pods' networks are tried from inside; zero for never.
+    pub network_probe_interval: Duration,
+    /// Names that pods' own name servers have to know.
+    pub network_probe_names: Vec<String>,
+    /// TCP ports that have to accept.
+    pub network_probe_targets: Vec<SocketAddr>,
     /// Whether processes of pods may bind ports below 1024 without being root.
     pub enable_unprivileged_ports: bool,
     /// Whether processes of pods may ping without being root.
@@ -172,11 +181,32 @@ impl Cri {
                 "PEM file with the certificate of the streaming server; empty for plain HTTP.",
             ),
             stream_key: s.setting("stream_key", String::new(), "PEM file with its key."),
+            stream_client_ca: s.setting(
+                "stream_client_ca",
+                String::new(),
+                "PEM file with the authorities that vouch for its clients; empty for clients without certificates.",
+            ),
             exec_drain_timeout: span(
                 s,
                 "exec_drain_timeout",
                 5_000,
                 "How long output is waited for after the end of a process that left somebody behind who holds it open.",
+            ),
+            network_probe_interval: span(
+                s,
+                "network_probe_interval",
+                0,
+                "How often pods' networks are tried from inside; 0s for never.",
+            ),
+            network_probe_names: s.setting(
+                "network_probe_names",
+                Vec::new(),
+                "Names that pods' own name servers have to know, such as [\"kubernetes.default.svc.cluster.local\"].",
+            ),
+            network_probe_targets: s.setting(
+                "network_probe_targets",
+                Vec::new(),
+                "TCP ports that have to accept connections from pods, such as [\"10.96.0.1:443\"].",
             ),
             enable_unprivileged_ports: s.setting(
                 "enable_unprivileged_ports",
@@ -206,6 +236,10 @@ impl Cri {
         if self.stream_certificate.is_empty() != self.stream_key.is_empty() {
             let reason = "must be given together with cri.stream_certificate, or not at all";
             reader.refuse_key("cri.stream_key", reason.to_owned());
+        }
+        if self.stream_certificate.is_empty() && !self.stream_client_ca.is_empty() {
+            let reason = "needs cri.stream_certificate: without it there is no TLS";
+            reader.refuse_key("cri.stream_client_ca", reason.to_owned());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The kinds of value a setting can have, each readable from TOML and from plain text.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use orlop_types::Glob;
@@ -131,6 +132,19 @@ impl Setting for TimeSpan {
 
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|error| format!("{error}"))
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl Setting for SocketAddr {
+    const EXPECTS: &'static str = "an address and a port such as \"10.96.0.1:443\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| format!("{text:?} must be {}", Self::EXPECTS))
     }
 
     fn to_toml(&self) -> String {

@@ -39,6 +39,8 @@ pub const CONTAINER_CPU_SECONDS: &str = "container_cpu_seconds";
 pub const CONTAINER_OOM_KILLS: &str = "container_oom_kills";
 /// Counter by `cause`: containers that ended. Ends while the daemon was away count when they are learnt.
 pub const CONTAINER_ENDS: &str = "container_ends";
+/// Gauge: pods whose network was found not to work.
+pub const POD_NETWORK_FAULTS: &str = "pod_network_faults";
 /// Gauge: proportional share of memory of all shims, in bytes.
 pub const SHIM_MEMORY_BYTES: &str = "shim_memory_bytes";
 /// Histogram by `step` and `outcome`: seconds of one step of a container's start.

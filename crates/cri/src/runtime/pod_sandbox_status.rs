@@ -21,7 +21,7 @@ pub(super) async fn call(
     let members = cri.runtime().members(cri.namespace(), Some(&pod.id)).await;
     let members = members.map_err(|error| status::of_runtime(&error))?;
     let info = if request.verbose {
-        BTreeMap::from([("info".to_owned(), info(&pod).to_string())])
+        BTreeMap::from([("info".to_owned(), info(cri, &pod).to_string())])
     } else {
         BTreeMap::new()
     };
@@ -35,7 +35,10 @@ pub(super) async fn call(
 
 /// What an engineer looks for with `crictl inspectp`. `pid` is that of the first process of a shared process namespace;
 /// other pods have no process.
-fn info(pod: &Pod) -> Value {
+fn info(cri: &Cri, pod: &Pod) -> Value {
+    let findings = cri.runtime().network_findings();
+    let own = findings.into_iter().filter(|(_, id, _)| *id == pod.id);
+    let findings: Vec<_> = own.map(|(_, _, finding)| finding).collect();
     json!({
         "pid": pod.init.map_or(0, |init| init.pid),
         "phase": pod.phase.to_string(),
@@ -44,6 +47,7 @@ fn info(pod: &Pod) -> Value {
         "places": pod.places,
         "cgroup": pod.cgroup(),
         "cniResult": pod.network,
+        "networkFindings": findings,
         "runtimeHandler": pod.config.handler,
         "config": pod.config,
         "steps": pod.transitions.iter().map(step).collect::<Vec<_>>(),

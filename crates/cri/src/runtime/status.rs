@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use orlop_api::runtime::v1 as api;
+use orlop_runtime::pod::NetworkFinding;
+use orlop_types::{Namespace, SandboxId};
 use tonic::Status;
 
 use crate::readiness::Handler;
@@ -11,6 +13,10 @@ use crate::{Cri, status};
 /// The conditions that the kubelet looks for (`RuntimeReady` and `NetworkReady` of cri-api).
 const RUNTIME_READY: &str = "RuntimeReady";
 const NETWORK_READY: &str = "NetworkReady";
+/// One of ours.
+const POD_NETWORKS_WORK: &str = "PodNetworksWork";
+/// Faults that a condition tells in full.
+const FAULTS_TOLD_MAX: usize = 5;
 
 pub(super) async fn call(
     cri: &Cri,
@@ -25,7 +31,10 @@ pub(super) async fn call(
     };
     Ok(api::StatusResponse {
         status: Some(api::RuntimeStatus {
-            conditions: vec![runtime_condition(&handlers), network],
+            conditions: [runtime_condition(&handlers), network]
+                .into_iter()
+                .chain(pods_condition(&cri.runtime().network_findings()))
+                .collect(),
         }),
         info,
         runtime_handlers: handlers.into_iter().map(handler).collect(),
@@ -76,6 +85,40 @@ async fn network(cri: &Cri) -> api::RuntimeCondition {
     condition
 }
 
+/// Whether the networks of pods work, once any was looked at. It is for people and tools: the kubelet acts on none but its own.
+fn pods_condition(
+    findings: &[(Namespace, SandboxId, NetworkFinding)],
+) -> Option<api::RuntimeCondition> {
+    if findings.is_empty() {
+        return None;
+    }
+    let faults = findings
+        .iter()
+        .filter_map(|(_, pod, finding)| Some((pod, finding.fault.as_ref()?)));
+    let faults: Vec<_> = faults
+        .map(|(pod, fault)| format!("pod {pod}: {fault}"))
+        .collect();
+    Some(api::RuntimeCondition {
+        r#type: POD_NETWORKS_WORK.to_owned(),
+        status: faults.is_empty(),
+        reason: if faults.is_empty() {
+            String::new()
+        } else {
+            "PodNetworkFault".to_owned()
+        },
+        message: summary(&faults),
+    })
+}
+
+/// The first few of many.
+fn summary(faults: &[String]) -> String {
+    let told = faults[..faults.len().min(FAULTS_TOLD_MAX)].join("; ");
+    match faults.len().saturating_sub(FAULTS_TOLD_MAX) {
+        0 => told,
+        more => format!("{told}; and {more} more"),
+    }
+}
+
 fn handler(handler: Handler) -> api::RuntimeHandler {
     api::RuntimeHandler {
         name: handler.name,
@@ -104,7 +147,12 @@ fn info(cri: &Cri, handlers: &[Handler]) -> BTreeMap<String, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::time::SystemTime;
+
+    use orlop_runtime::pod::FindingKind;
+
     use super::*;
 
     fn handlers(default: Option<&str>, other: Option<&str>) -> Vec<Handler> {
@@ -122,6 +170,29 @@ mod tests {
         let condition = runtime_condition(&handlers(Some("no runc"), None));
         assert!(!condition.status);
         assert_eq!(condition.message, "the default runtime: no runc");
+    }
+
+    #[test]
+    fn faults_of_pods_networks_are_a_condition_of_their_own() {
+        let finding = |fault: Option<&str>| {
+            let finding = NetworkFinding {
+                kind: FindingKind::Probe,
+                at: SystemTime::UNIX_EPOCH,
+                fault: fault.map(ToOwned::to_owned),
+            };
+            ("k8s.io".parse().unwrap(), "p".parse().unwrap(), finding)
+        };
+        assert_eq!(pods_condition(&[]), None);
+        assert!(pods_condition(&[finding(None)]).unwrap().status);
+        let many = vec![finding(Some("no route")); 7];
+        let condition = pods_condition(&many).unwrap();
+        assert!(!condition.status);
+        assert!(condition.message.starts_with("pod p: no route; "));
+        assert!(
+            condition.message.ends_with("; and 2 more"),
+            "{}",
+            condition.message
+        );
     }
 
     #[test]

@@ -58,8 +58,19 @@ pub struct StreamingOptions {
     pub creation: Duration,
     /// How long output is waited for after the end of a process that left somebody behind who holds it open.
     pub drain: Duration,
-    /// PEM files with a certificate and its key; absent for plain HTTP.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Absent for plain HTTP.
+    pub tls: Option<TlsFiles>,
+}
+
+/// PEM files for TLS.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The server's certificate, with those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Authorities that vouch for clients; absent for clients without certificates.
+    pub client_authorities: Option<PathBuf>,
 }
 
 /// Why there is no server.

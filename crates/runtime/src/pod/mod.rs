@@ -17,6 +17,7 @@ mod config;
 mod driver;
 mod error;
 mod files;
+mod health;
 mod host_dns;
 mod init;
 pub mod machine;
@@ -42,6 +43,7 @@ pub use config::{
     ProcessNamespace,
 };
 pub use error::PodError;
+pub use health::{FindingKind, NetworkFinding, PodProbe};
 pub use machine::{PodPhase, PodStep, PodTransition};
 pub use operations::HeldPod;
 pub use settings::PodSettings;

@@ -84,6 +84,22 @@ pub(super) fn release(
         .map_err(|source| failed(key, "detach", source))
 }
 
+/// Asks the plugins whether a pod is still attached as it was made. Blocks.
+pub(super) fn check(settings: &Settings, key: &PodKey, record: &PodRecord) -> Result<(), PodError> {
+    let failed = |source| failed(key, "check", source);
+    let network = Network::load(settings.clone(), Plugins).map_err(failed)?;
+    let id = attachment_id(key);
+    let path = record.places.network.clone().unwrap_or_default();
+    let attachment = Attachment {
+        container: &id,
+        namespace_path: &path,
+        interface: INTERFACE,
+        capabilities: capabilities(record)?,
+        arguments: arguments(key, &record.config),
+    };
+    network.check(&attachment).map_err(failed)
+}
+
 /// Whether pods could be attached now. Blocks, but not for long.
 pub(super) fn status(settings: &Settings) -> Result<(), orlop_cni::Error> {
     let impatient = Settings {

@@ -12,7 +12,7 @@ use super::error::PodError;
 use super::machine::{PodEvent, PodPhase};
 use super::record::{PodKey, PodRecord};
 use super::volumes::Volumes;
-use super::{host_dns, namespaces, network};
+use super::{health, host_dns, namespaces, network};
 use crate::core::Core;
 use crate::runtime::Runtime;
 use crate::{Error, network as task_network};
@@ -58,12 +58,17 @@ impl Runtime {
         self.core
             .tasks
             .spawn(host_dns::WATCHER, move |token| host_dns::watch(core, token));
+        let core = Arc::clone(&self.core);
+        self.core
+            .tasks
+            .spawn(health::PROBER, move |token| health::probe(core, token));
         let runtime = self.clone();
         self.core.tasks.spawn(RECOVERY, move |_token| async move {
             for work in working {
                 drop(work.join().await);
             }
             runtime.free_attachments().await;
+            runtime.check_networks().await;
         });
         Ok(())
     }
@@ -183,7 +188,7 @@ fn attachments(core: &Core) -> Result<Vec<(String, String)>, PodError> {
     Ok(attachments)
 }
 
-fn rows(core: &Core) -> Result<Vec<(Namespace, Sandbox)>, PodError> {
+pub(super) fn rows(core: &Core) -> Result<Vec<(Namespace, Sandbox)>, PodError> {
     let failed = |source| PodError::Record {
         pod: "*".to_owned(),
         attempt: "read",

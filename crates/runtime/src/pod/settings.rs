@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::health::PodProbe;
 use crate::dns::RESOLVED_UPSTREAM;
 
 /// How pods are set up on this node.
@@ -22,6 +23,8 @@ pub struct PodSettings {
     pub unprivileged_ports: bool,
     /// Whether processes of a pod may ping without being root (`net.ipv4.ping_group_range`).
     pub unprivileged_icmp: bool,
+    /// What is tried from inside pods' networks; nothing unless somebody says so.
+    pub probe: PodProbe,
     /// Calls of network plugins at once; further ones wait. A plugin that hangs keeps its place until its deadline.
     pub network_jobs_max: usize,
 }
@@ -38,6 +41,7 @@ impl PodSettings {
             init_binary,
             unprivileged_ports: true,
             unprivileged_icmp: true,
+            probe: PodProbe::default(),
             network_jobs_max: 16,
         }
     }

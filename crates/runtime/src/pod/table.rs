@@ -12,6 +12,7 @@ use orlop_types::Namespace;
 use tokio::sync::RwLock;
 
 use super::error::PodError;
+use super::health::Findings;
 use super::machine::PodPhase;
 use super::record::PodKey;
 use super::settings::PodSettings;
@@ -33,7 +34,7 @@ impl Cell {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
-    fn phase(&self) -> PodPhase {
+    pub(super) fn phase(&self) -> PodPhase {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -51,6 +52,8 @@ pub(crate) struct Pods {
     known: Mutex<Known>,
     /// Network plugins block for long and may hang: they get places of their own, so that they take none from others.
     pub(super) lane: BlockingPool,
+    /// Whether their networks work.
+    pub(super) findings: Findings,
     /// Attachments are made while others are, but not while the network's plugins free what is not listed.
     pub(crate) attaching: RwLock<()>,
 }
@@ -62,6 +65,7 @@ impl Pods {
             settings,
             known: Mutex::default(),
             lane,
+            findings: Findings::default(),
             attaching: RwLock::new(()),
         }
     }
@@ -115,6 +119,7 @@ impl Pods {
 
     /// Gives the name back.
     pub(super) fn release(&self, key: &PodKey) {
+        self.findings.forget(key);
         let mut known = self.known();
         if let Some(cell) = known.cells.remove(key) {
             known.names.remove(&cell.name);

@@ -3,6 +3,7 @@
 
 pub(crate) mod child;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use orlop_base::clock::SystemClock;
 use orlop_base::task::TaskTree;
 use orlop_meta::{Backends, Db};
-use orlop_runtime::pod::{Pod, PodConfig};
+use orlop_runtime::pod::{Pod, PodConfig, PodProbe};
 use orlop_runtime::{NetworkSettings, PodSettings, Runtime, RuntimeSettings, Settings};
 use orlop_types::{Namespace, SandboxId};
 
@@ -25,6 +26,8 @@ pub(crate) struct Node {
     bridge: String,
     subnet: u8,
     owned: Option<tempfile::TempDir>,
+    /// What later lives of the daemon try from inside pods' networks.
+    pub(crate) probe: RefCell<PodProbe>,
 }
 
 /// One life of a daemon.
@@ -43,6 +46,7 @@ impl Node {
             bridge,
             subnet,
             owned: Some(owned),
+            probe: RefCell::default(),
         };
         std::fs::create_dir(node.folder.join("net.d")).unwrap();
         node.write("resolv.conf", "nameserver 10.0.0.53\nsearch one.example\n");
@@ -57,6 +61,7 @@ impl Node {
             bridge: String::new(),
             subnet: 0,
             owned: None,
+            probe: RefCell::default(),
         }
     }
 
@@ -95,6 +100,7 @@ impl Node {
             host_resolv_conf: at("resolv.conf"),
             resolved_upstream: at("upstream"),
             host_dns_interval: Duration::from_millis(200),
+            probe: self.probe.borrow().clone(),
             ..PodSettings::new(at("pods"), shim())
         };
         let settings = Settings {
