@@ -12,9 +12,9 @@
 //! - an end is written to the bundle before anyone is told of it and before the cgroup goes;
 //! - the engine may come and go: containers, their logs and their ends do not depend on it.
 //!
-//! Entry points: [`start`] answers the engine and leaves a server behind, [`server`] is that server, [`cleanup`] tidies up
-//! after a server that died, [`logger`] logs for shims of another make, [`pod_init`] is the first process of a pod whose containers share their processes, [`user::hold`] lends a process to a
-//! user namespace that is being made.
+//! Entry points: [`mod@start`] answers the engine and leaves a server behind, [`server`] is that server, [`cleanup`] tidies up
+//! after a server that died, [`logger`] logs for shims of another make, [`pod_init`] is the first process of a pod whose
+//! containers share their processes, [`user::hold`] lends a process to a user namespace that is being made.
 
 mod bundle;
 mod cleanup;

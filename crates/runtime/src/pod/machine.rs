@@ -97,7 +97,7 @@ pub enum PodEvent {
 /// What the driver has to do next, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodEffect {
-    /// Write the record, and wait for the disk if [`PodPhase::is_awaited`].
+    /// Write the record, and wait for the disk if its phase is awaited.
     Persist,
     /// Do a step; its outcome comes back as [`PodEvent::Done`] or [`PodEvent::Failed`].
     Do(PodStep),
