@@ -7,7 +7,7 @@ use orlop_api::containerd::task::v3::CreateTaskRequest;
 use orlop_api::containerd::v1::types::Status as Wire;
 use orlop_base::blocking;
 use orlop_base::task::TaskKind;
-use orlop_sys::mount::preflight;
+use orlop_sys::mount::preflight::{self, Fault};
 use orlop_ttrpc::client::ClientError;
 use orlop_types::exit::ExitCause;
 
@@ -98,8 +98,12 @@ impl Actor {
             .rootfs
             .iter()
             .filter(|mount| mount.fs_type == "overlay");
+        // A shim that was killed may have mounted it already: that is no other overlay's doing.
+        let own = self.bundle.path().join("rootfs");
+        let own = own.canonicalize().unwrap_or(own);
         let faults: Vec<_> = overlays
             .flat_map(preflight::overlay)
+            .filter(|fault| !matches!(fault, Fault::Busy { mountpoint, .. } if *mountpoint == own))
             .map(|fault| fault.to_string())
             .collect();
         if faults.is_empty() {
