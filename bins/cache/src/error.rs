@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use orlop_base::table::harmless;
 use orlop_cache::tier::PricesError;
+use orlop_types::chain;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -71,13 +72,7 @@ impl CacheError {
 
     /// For stderr.
     pub(crate) fn report(&self) -> String {
-        let mut message = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            cause = error.source();
-        }
+        let message = chain(self);
         // A parser's message may hold the file's own text.
         let message = harmless(message.trim_end());
         format!("error: {message} ({})\n  {}\n", self.code(), self.hint())

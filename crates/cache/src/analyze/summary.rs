@@ -1,7 +1,7 @@
 //! From requests to figures: what was pulled how often in the last 7 and 30 days, what that costs, and what a cache in
 //! front would have saved.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::{Request, Subject};
 use crate::policy::{Policy, Split};
@@ -97,10 +97,9 @@ pub fn summarize(mut requests: Vec<Request>, prices: &Prices, rooms_bytes: &[u64
     for request in &requests {
         totals.add(request, until.unwrap_or_default());
     }
-    let sizes = &totals.sizes();
     let savings = rooms_bytes
         .iter()
-        .map(|room| replay(&requests, sizes, *room, prices))
+        .map(|room| totals.replay(&requests, *room, prices))
         .collect();
     Summary {
         from,
@@ -169,11 +168,31 @@ impl<'a> Totals<'a> {
         }
     }
 
-    fn sizes(&self) -> HashMap<String, u64> {
-        let sizes = self.blobs.iter();
-        sizes
-            .map(|(digest, blob)| ((*digest).to_owned(), blob.size))
-            .collect()
+    /// Asks the server's own policy, request by request. A miss brings the whole blob, whatever part was asked for.
+    fn replay(&self, requests: &'a [Request], room: u64, prices: &Prices) -> Savings {
+        let mut policy = Split::new(room, SMALL_BYTES_MAX);
+        let (mut hits, mut misses) = (Window::default(), Window::default());
+        for request in requests {
+            let Subject::Blob(digest) = &request.subject else {
+                continue;
+            };
+            let digest = digest.as_str();
+            let size = self
+                .blobs
+                .get(digest)
+                .map_or(request.bytes, |blob| blob.size);
+            if policy.request(&digest, size) {
+                hits.add(request.bytes);
+            } else {
+                misses.add(size);
+            }
+        }
+        Savings {
+            room_bytes: room,
+            hits,
+            misses,
+            dollars: dollars(prices, hits),
+        }
     }
 
     fn blobs(&self) -> Vec<BlobUse> {
@@ -231,34 +250,6 @@ impl RepositoryUse {
             week: Window::default(),
             month: Window::default(),
         }
-    }
-}
-
-/// Asks the server's own policy, request by request. A miss brings the whole blob, whatever part was asked for.
-fn replay(
-    requests: &[Request],
-    sizes: &HashMap<String, u64>,
-    room: u64,
-    prices: &Prices,
-) -> Savings {
-    let mut policy = Split::new(room, SMALL_BYTES_MAX);
-    let (mut hits, mut misses) = (Window::default(), Window::default());
-    for request in requests {
-        let Subject::Blob(digest) = &request.subject else {
-            continue;
-        };
-        let size = sizes.get(digest).copied().unwrap_or(request.bytes);
-        if policy.request(digest, size) {
-            hits.add(request.bytes);
-        } else {
-            misses.add(size);
-        }
-    }
-    Savings {
-        room_bytes: room,
-        hits,
-        misses,
-        dollars: dollars(prices, hits),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Key, Policy};
+use super::{Key, Policy, Room, insert, resize};
 
 /// Priorities are whole numbers of uses for each of so many bytes: their order is exact, and the same on every machine.
 const SCALE: u128 = 1 << 40;
@@ -39,6 +39,16 @@ impl<K: Key> Gdsf<K> {
         }
     }
 
+    fn priority(&self, bytes: u64, uses: u64) -> u128 {
+        self.age + u128::from(uses) * SCALE / u128::from(bytes.max(1))
+    }
+}
+
+impl<K: Key> Room<K> for Gdsf<K> {
+    fn room_bytes(&mut self) -> &mut u64 {
+        &mut self.room
+    }
+
     fn shrink_to(&mut self, bytes: u64) -> Vec<K> {
         let mut evicted = Vec::new();
         while self.used > bytes
@@ -51,8 +61,17 @@ impl<K: Key> Gdsf<K> {
         evicted
     }
 
-    fn priority(&self, bytes: u64, uses: u64) -> u128 {
-        self.age + u128::from(uses) * SCALE / u128::from(bytes.max(1))
+    fn keep(&mut self, key: K, bytes: u64) {
+        let uses = 1;
+        let priority = self.priority(bytes, uses);
+        self.used += bytes;
+        self.order.insert((priority, key.clone()));
+        let entry = Entry {
+            bytes,
+            uses,
+            priority,
+        };
+        self.entries.insert(key, entry);
     }
 }
 
@@ -76,24 +95,7 @@ impl<K: Key> Policy<K> for Gdsf<K> {
     }
 
     fn insert(&mut self, key: K, bytes: u64) -> Vec<K> {
-        if self.hit(&key) {
-            return Vec::new();
-        }
-        if bytes > self.room {
-            return vec![key];
-        }
-        let evicted = self.shrink_to(self.room - bytes);
-        let uses = 1;
-        let priority = self.priority(bytes, uses);
-        self.used += bytes;
-        self.order.insert((priority, key.clone()));
-        let entry = Entry {
-            bytes,
-            uses,
-            priority,
-        };
-        self.entries.insert(key, entry);
-        evicted
+        insert(self, key, bytes)
     }
 
     fn remove(&mut self, key: &K) -> bool {
@@ -105,8 +107,7 @@ impl<K: Key> Policy<K> for Gdsf<K> {
     }
 
     fn resize(&mut self, room_bytes: u64) -> Vec<K> {
-        self.room = room_bytes;
-        self.shrink_to(room_bytes)
+        resize(self, room_bytes)
     }
 
     fn used_bytes(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use hashlink::LinkedHashMap;
 
-use super::{Key, Policy};
+use super::{Key, Policy, Room, insert, resize};
 
 /// Gives up what was not used for the longest time.
 #[derive(Debug)]
@@ -23,6 +23,12 @@ impl<K: Key> Lru<K> {
             kept: LinkedHashMap::new(),
         }
     }
+}
+
+impl<K: Key> Room<K> for Lru<K> {
+    fn room_bytes(&mut self) -> &mut u64 {
+        &mut self.room
+    }
 
     fn shrink_to(&mut self, bytes: u64) -> Vec<K> {
         let mut evicted = Vec::new();
@@ -34,6 +40,11 @@ impl<K: Key> Lru<K> {
         }
         evicted
     }
+
+    fn keep(&mut self, key: K, bytes: u64) {
+        self.used += bytes;
+        self.kept.insert(key, bytes);
+    }
 }
 
 impl<K: Key> Policy<K> for Lru<K> {
@@ -42,16 +53,7 @@ impl<K: Key> Policy<K> for Lru<K> {
     }
 
     fn insert(&mut self, key: K, bytes: u64) -> Vec<K> {
-        if self.hit(&key) {
-            return Vec::new();
-        }
-        if bytes > self.room {
-            return vec![key];
-        }
-        let evicted = self.shrink_to(self.room - bytes);
-        self.used += bytes;
-        self.kept.insert(key, bytes);
-        evicted
+        insert(self, key, bytes)
     }
 
     fn remove(&mut self, key: &K) -> bool {
@@ -61,8 +63,7 @@ impl<K: Key> Policy<K> for Lru<K> {
     }
 
     fn resize(&mut self, room_bytes: u64) -> Vec<K> {
-        self.room = room_bytes;
-        self.shrink_to(room_bytes)
+        resize(self, room_bytes)
     }
 
     fn used_bytes(&self) -> u64 {

@@ -50,6 +50,37 @@ pub trait Policy<K: Key> {
     }
 }
 
+/// A policy with one room, from which things leave in an order of its own.
+trait Room<K: Key>: Policy<K> {
+    fn room_bytes(&mut self) -> &mut u64;
+
+    /// Gives up what comes first in its order, until no more than `bytes` are kept.
+    fn shrink_to(&mut self, bytes: u64) -> Vec<K>;
+
+    /// Takes in what is new and has room.
+    fn keep(&mut self, key: K, bytes: u64);
+}
+
+/// [`Policy::insert`] of one room.
+fn insert<K: Key>(policy: &mut impl Room<K>, key: K, bytes: u64) -> Vec<K> {
+    if policy.hit(&key) {
+        return Vec::new();
+    }
+    let room = *policy.room_bytes();
+    if bytes > room {
+        return vec![key];
+    }
+    let evicted = policy.shrink_to(room - bytes);
+    policy.keep(key, bytes);
+    evicted
+}
+
+/// [`Policy::resize`] of one room.
+fn resize<K: Key>(policy: &mut impl Room<K>, room_bytes: u64) -> Vec<K> {
+    *policy.room_bytes() = room_bytes;
+    policy.shrink_to(room_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};

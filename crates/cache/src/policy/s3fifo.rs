@@ -3,7 +3,7 @@
 
 use hashlink::{LinkedHashMap, LinkedHashSet};
 
-use super::{Key, Policy};
+use super::{Key, Policy, Room, insert, resize};
 
 /// The small queue's part of the room, in per cent.
 const SMALL_PERCENT: u64 = 10;
@@ -52,19 +52,6 @@ impl<K: Key> S3Fifo<K> {
         }
     }
 
-    fn shrink_to(&mut self, bytes: u64) -> Vec<K> {
-        let mut evicted = Vec::new();
-        while self.used_bytes() > bytes {
-            let small_is_full = self.small.bytes > self.room / 100 * SMALL_PERCENT;
-            if small_is_full || self.main.entries.is_empty() {
-                evicted.extend(self.evict_small());
-            } else {
-                evicted.extend(self.evict_main());
-            }
-        }
-        evicted
-    }
-
     /// Takes the oldest out of the small queue: into the main one if it was used, else out.
     fn evict_small(&mut self) -> Option<K> {
         let (key, entry) = self.small.pop()?;
@@ -90,26 +77,41 @@ impl<K: Key> S3Fifo<K> {
     }
 }
 
-impl<K: Key> Policy<K> for S3Fifo<K> {
-    fn hit(&mut self, key: &K) -> bool {
-        self.small.touch(key) || self.main.touch(key)
+impl<K: Key> Room<K> for S3Fifo<K> {
+    fn room_bytes(&mut self) -> &mut u64 {
+        &mut self.room
     }
 
-    fn insert(&mut self, key: K, bytes: u64) -> Vec<K> {
-        if self.hit(&key) {
-            return Vec::new();
+    fn shrink_to(&mut self, bytes: u64) -> Vec<K> {
+        let mut evicted = Vec::new();
+        while self.used_bytes() > bytes {
+            let small_is_full = self.small.bytes > self.room / 100 * SMALL_PERCENT;
+            if small_is_full || self.main.entries.is_empty() {
+                evicted.extend(self.evict_small());
+            } else {
+                evicted.extend(self.evict_main());
+            }
         }
-        if bytes > self.room {
-            return vec![key];
-        }
-        let evicted = self.shrink_to(self.room - bytes);
+        evicted
+    }
+
+    fn keep(&mut self, key: K, bytes: u64) {
         let queue = if self.ghosts.0.remove(&key) {
             &mut self.main
         } else {
             &mut self.small
         };
         queue.push(key, bytes);
-        evicted
+    }
+}
+
+impl<K: Key> Policy<K> for S3Fifo<K> {
+    fn hit(&mut self, key: &K) -> bool {
+        self.small.touch(key) || self.main.touch(key)
+    }
+
+    fn insert(&mut self, key: K, bytes: u64) -> Vec<K> {
+        insert(self, key, bytes)
     }
 
     fn remove(&mut self, key: &K) -> bool {
@@ -117,8 +119,7 @@ impl<K: Key> Policy<K> for S3Fifo<K> {
     }
 
     fn resize(&mut self, room_bytes: u64) -> Vec<K> {
-        self.room = room_bytes;
-        self.shrink_to(room_bytes)
+        resize(self, room_bytes)
     }
 
     fn used_bytes(&self) -> u64 {

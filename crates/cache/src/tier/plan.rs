@@ -108,9 +108,7 @@ impl<K> Plan<K> {
     pub fn costs(&self) -> f64 {
         self.moves.iter().map(|one| one.costs).sum()
     }
-}
 
-impl<K> Plan<K> {
     /// The whole images at the beginning of the plan that stay within `bounds`.
     #[must_use]
     pub fn within(&self, bounds: Bounds) -> &[Move<K>] {
