@@ -15,8 +15,10 @@ const HELPER_PATIENCE: Duration = Duration::from_secs(2);
 /// What the daemon has others do, each a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Helper {
-    /// The container's shim.
-    Shim,
+    /// `start` of a shim: it tells the daemon where the server is, and ends. Killed in its last moments, it has done so.
+    ShimStart,
+    /// The server that a shim's `start` left behind.
+    ShimServer,
     /// `runc`.
     OciRuntime,
     /// A CNI plugin.
@@ -29,7 +31,12 @@ impl Helper {
         let line = command_line(pid);
         let program = line.split(' ').next().unwrap_or_default();
         match self {
-            Self::Shim => program.contains("containerd-shim-") && line.contains(folder),
+            // `start` and server have the same command line: only one is the daemon's child.
+            Self::ShimStart | Self::ShimServer => {
+                program.contains("containerd-shim-")
+                    && line.contains(folder)
+                    && (parent(pid) == Some(daemon)) == (self == Self::ShimStart)
+            }
             Self::OciRuntime => program.contains("runc") && line.contains(folder),
             // Plugins have no arguments: their parent tells whose they are.
             Self::CniPlugin => program.ends_with("/bridge") && parent(pid) == Some(daemon),

@@ -202,7 +202,7 @@ fn run_against_a_killer(node: &Node, helper: Helper, delay: Duration, name: &str
     });
     let what = format!("{helper:?} after {delay:?}");
     if answer.code == 0 {
-        let ends_container = helper == Helper::Shim && was_killed;
+        let ends_container = helper == Helper::ShimServer && was_killed;
         if ends_container {
             let exit = node.wait_for_exit(name).unwrap();
             assert_eq!(exit["cause"], "shim_crash", "{what}: {exit:#}");
@@ -225,7 +225,7 @@ fn run_against_a_killer(node: &Node, helper: Helper, delay: Duration, name: &str
 /// A word of the message that tells whose end it was.
 fn told(helper: Helper) -> &'static str {
     match helper {
-        Helper::Shim => "shim",
+        Helper::ShimStart | Helper::ShimServer => "shim",
         Helper::OciRuntime => "OCI runtime",
         Helper::CniPlugin => "bridge",
     }
@@ -242,7 +242,12 @@ fn a_helper_that_is_killed_is_told_of_and_its_work_undone() {
         .unwrap()
         .success()
         .unwrap();
-    for helper in [Helper::Shim, Helper::OciRuntime, Helper::CniPlugin] {
+    for helper in [
+        Helper::ShimStart,
+        Helper::ShimServer,
+        Helper::OciRuntime,
+        Helper::CniPlugin,
+    ] {
         let mut kills = 0;
         for point in 1..=points {
             // Every other one early: a shim's `start` is over in a few milliseconds.
