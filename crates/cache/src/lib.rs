@@ -11,5 +11,7 @@
 //! Entry points: [`policy::Policy`], [`tier::plan`], [`analyze::read`] and [`analyze::summarize`].
 
 pub mod analyze;
+pub mod depot;
+pub mod fleet;
 pub mod policy;
 pub mod tier;

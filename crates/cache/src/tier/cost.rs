@@ -14,6 +14,8 @@ const RESTORED_DAYS: f64 = 1.0;
 /// Where an object is, or could be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
+    /// On the disk of the one node that has a cache. Disks of several nodes are no place: they hold copies.
+    Local,
     /// In the object store.
     Stored(ClassName),
     /// Nowhere: it is fetched again from its upstream when somebody asks.
@@ -63,6 +65,10 @@ impl std::ops::Add for MonthlyCost {
 #[must_use]
 pub fn per_month(prices: &Prices, object: &Object, place: &Place) -> Option<MonthlyCost> {
     match place {
+        Place::Local => Some(MonthlyCost {
+            storage: gigabytes(object.bytes) * prices.local_gb_month?,
+            reads: 0.0,
+        }),
         Place::Dropped => {
             let per_gb = object.upstream_per_gb? + prices.ingress_per_gb;
             Some(MonthlyCost {
@@ -89,22 +95,23 @@ pub fn of_move(prices: &Prices, bytes: u64, from: &Place, days: u32, to: &Place)
     if from == to {
         return Some(0.0);
     }
-    let size = gigabytes(bytes);
     let leaving = match from {
-        Place::Dropped => 0.0,
+        Place::Local | Place::Dropped => 0.0,
         Place::Stored(name) => rest_of_minimum(prices.class.get(name)?, bytes, days),
     };
     let moving = match (from, to) {
-        (_, Place::Dropped) => 0.0,
-        // It comes with the next request for it, and is stored then.
-        (Place::Dropped, Place::Stored(name)) => prices.class.get(name)?.put_per_1k / 1000.0,
+        (_, Place::Dropped) | (Place::Local | Place::Dropped, Place::Local) => 0.0,
+        // What was dropped comes with the next request for it, and is stored then.
+        (Place::Local | Place::Dropped, Place::Stored(name)) => {
+            prices.class.get(name)?.put_per_1k / 1000.0
+        }
         (Place::Stored(old), Place::Stored(new)) => {
-            let (old, new) = (prices.class.get(old)?, prices.class.get(new)?);
-            let restored = old.cheapest_restore(size);
-            let made_readable = restored.map_or(0.0, |restore| {
-                restore.dollars(size) + copy_of_restore(prices, bytes)
-            });
-            made_readable + old.retrieval_per_gb * size + new.put_per_1k / 1000.0
+            let new = prices.class.get(new)?;
+            made_readable(prices, prices.class.get(old)?, bytes) + new.put_per_1k / 1000.0
+        }
+        (Place::Stored(old), Place::Local) => {
+            let old = prices.class.get(old)?;
+            made_readable(prices, old, bytes) + old.get_per_1k / 1000.0
         }
     };
     Some(leaving + moving)
@@ -125,11 +132,16 @@ fn storage(class: &ClassPrices, bytes: u64) -> f64 {
 }
 
 fn one_read(prices: &Prices, class: &ClassPrices, bytes: u64) -> f64 {
+    made_readable(prices, class, bytes) + class.get_per_1k / 1000.0
+}
+
+/// What it costs that an object of a class gives its bytes once, without the request for them.
+fn made_readable(prices: &Prices, class: &ClassPrices, bytes: u64) -> f64 {
     let size = gigabytes(bytes);
     let restored = class.cheapest_restore(size).map_or(0.0, |restore| {
         restore.dollars(size) + copy_of_restore(prices, bytes)
     });
-    restored + class.get_per_1k / 1000.0 + class.retrieval_per_gb * size
+    restored + class.retrieval_per_gb * size
 }
 
 /// A restored copy is paid for beside its archive.

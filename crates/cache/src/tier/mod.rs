@@ -1,5 +1,6 @@
-//! Where blobs should be, in dollars: prices, costs, and a plan of moves. Pure: whoever applies a plan reads and writes.
+//! Where blobs should be, in dollars: prices, costs, and a plan of moves, which are pure; and who carries a plan out.
 
+pub mod apply;
 mod cost;
 mod plan;
 mod prices;

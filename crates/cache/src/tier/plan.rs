@@ -248,7 +248,7 @@ impl Rules {
                 .class
                 .get(name)
                 .is_some_and(ClassPrices::is_archive),
-            Place::Dropped => false,
+            Place::Local | Place::Dropped => false,
         }
     }
 
@@ -268,14 +268,16 @@ impl Rules {
                 .class
                 .get(name)
                 .map_or(0, |class| class.minimum_days),
-            Place::Dropped => 0,
+            Place::Local | Place::Dropped => 0,
         }
     }
 
     /// The smaller, the sooner and the cheaper the first byte comes.
     fn warmth(&self, place: &Place) -> (u32, u64) {
-        let Place::Stored(name) = place else {
-            return (REFETCH_MINUTES, 0);
+        let name = match place {
+            Place::Local => return (0, 0),
+            Place::Dropped => return (REFETCH_MINUTES, 0),
+            Place::Stored(name) => name,
         };
         let Some(class) = self.prices.class.get(name) else {
             return (u32::MAX, 0);

@@ -25,6 +25,9 @@ pub struct Prices {
     pub egress_per_gb: f64,
     /// A gigabyte that comes into it.
     pub ingress_per_gb: f64,
+    /// A gigabyte of the node's own disk for a month; without it the disk is no place to plan for.
+    #[serde(default)]
+    pub local_gb_month: Option<f64>,
     /// The class as which the copy is billed that a restore makes.
     pub restored_as: ClassName,
     /// By class.
@@ -123,6 +126,10 @@ impl Prices {
             ("egress_per_gb".to_owned(), self.egress_per_gb),
             ("ingress_per_gb".to_owned(), self.ingress_per_gb),
         ];
+        figures.extend(
+            self.local_gb_month
+                .map(|value| ("local_gb_month".to_owned(), value)),
+        );
         for (name, class) in &self.class {
             let own = [
                 ("gb_month", class.gb_month),
