@@ -1,17 +1,24 @@
 //! The blob cache: what to keep of what upstream registries serve, where, and what it costs.
 //!
-//! Purpose: so far the decisions, which are pure: what to give up when the room is used up, where a blob is cheapest given how
+//! Purpose: the decisions, which are pure: what to give up when the room is used up, where a blob is cheapest given how
 //! often it is pulled, and, from the access logs of other registries, what was pulled how often and what a cache would
-//! have saved.
+//! have saved. And what they are made about: the blobs on one node's disk, and the ledger of what was asked for.
 //!
-//! Non-goals: sockets, disks, clocks and databases. What serves, fills and keeps comes on top.
+//! Non-goals: the engine's images and containers, of which this knows nothing.
 //!
-//! Invariants: no figure that is charged stands in code; the same input gives the same answer on every machine.
+//! Invariants: no figure that is charged stands in code; the same input gives the same answer on every machine; no
+//! unverified byte is kept under a digest; the bytes on disk stay within their cap.
 //!
-//! Entry points: [`policy::Policy`], [`tier::plan`], [`analyze::read`] and [`analyze::summarize`].
+//! Entry points: [`policy::Policy`], [`tier::plan`], [`analyze::read`] and [`analyze::summarize`]; [`store::Store`] and
+//! [`ledger::Ledger`].
 
 pub mod analyze;
+mod db;
 pub mod depot;
 pub mod fleet;
+pub mod ledger;
 pub mod policy;
+pub mod store;
 pub mod tier;
+
+pub use db::DatabaseError;

@@ -11,6 +11,7 @@ use crate::{AdoptMethod, ContentError, Expected, ExtentMap};
 
 pub(crate) static LOCK: Name = Name::from_static("lock");
 pub(crate) static BLOBS: Name = Name::from_static("blobs");
+pub(crate) static ASIDE: Name = Name::from_static("aside");
 pub(crate) static INGEST: Name = Name::from_static("ingest");
 pub(crate) static RECORD: Name = Name::from_static("ref");
 pub(crate) static DATA: Name = Name::from_static("data");

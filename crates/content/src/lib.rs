@@ -11,6 +11,8 @@
 //! ├── blobs/
 //! │   ├── sha256/<hex>          verified, synced, read-only: complete or not there
 //! │   └── sha512/<hex>
+//! ├── aside/
+//! │   └── <alg>-<hex>           found damaged and set aside, for a person to look at
 //! └── ingest/
 //!     └── <sha256 of reference>/
 //!         ├── ref               reference and expectations, JSON, version 1
@@ -33,6 +35,7 @@
 //!
 //! Entry points: [`Store::open`], [`Store::ingest`], [`Ingest::commit`], [`Store::blob`].
 
+mod aside;
 mod blob;
 mod commit;
 mod error;

@@ -63,13 +63,13 @@ pub struct StoreUsage {
 /// A blob store. Clones share it; the root stays locked until the last clone and the last [`Ingest`] are gone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    shelves: Arc<Shelves>,
+    pub(crate) shelves: Arc<Shelves>,
 }
 
 /// What the store and its ingests share.
 #[derive(Debug)]
 pub(crate) struct Shelves {
-    root: Dir,
+    pub(crate) root: Dir,
     pub(crate) ingests: Dir,
     sha256: Dir,
     sha512: Dir,
@@ -216,6 +216,23 @@ impl Store {
             ingest.abort().ok();
         }
         committed
+    }
+
+    /// Takes over a blob of another store, which is hashed on the way. The other store keeps its own.
+    ///
+    /// # Errors
+    /// As [`Store::adopt`]; [`ContentError::BlobNotFound`] if the other store does not have it.
+    pub fn adopt_blob(
+        &self,
+        reference: &IngestRef,
+        source: &Self,
+        digest: &Digest,
+        method: AdoptMethod,
+    ) -> Result<Committed, ContentError> {
+        let info = source.stat(digest)?;
+        let blobs = source.shelves.blobs(digest.algorithm());
+        let expected = Expected::exactly(info.size_bytes, *digest);
+        self.adopt(reference, blobs, &Name::from(digest), expected, method)
     }
 
     /// Where an ingest stands.
@@ -408,7 +425,7 @@ impl Shelves {
         lock(&self.open).remove(reference);
     }
 
-    fn check_writable(&self, operation: &'static str) -> Result<(), ContentError> {
+    pub(crate) fn check_writable(&self, operation: &'static str) -> Result<(), ContentError> {
         match self.lock {
             Some(_) => Ok(()),
             None => Err(ContentError::ReadOnly { operation }),

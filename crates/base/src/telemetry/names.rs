@@ -50,3 +50,32 @@ pub const START_STEP_SECONDS: &str = "start_step_seconds";
 pub const EVENTS: &str = "events";
 /// Histogram by `method` and `code`: seconds of a call to the daemon.
 pub const CALL_SECONDS: &str = "call_seconds";
+
+/// Gauge by `class`: bytes that the cache's store holds or has promised.
+pub const CACHE_HELD_BYTES: &str = "cache_held_bytes";
+/// Gauge: blobs and manifests that can be found in the cache.
+pub const CACHE_BLOBS: &str = "cache_blobs";
+/// Gauge: the most bytes the cache may have on disk.
+pub const CACHE_CAP_BYTES: &str = "cache_cap_bytes";
+/// Counter: blobs and manifests taken in.
+pub const CACHE_FILLS: &str = "cache_fills";
+/// Counter: bytes of blobs and manifests taken in.
+pub const CACHE_FILLED_BYTES: &str = "cache_filled_bytes";
+/// Counter by `reason`: blobs given up.
+pub const CACHE_EVICTIONS: &str = "cache_evictions";
+/// Counter by `reason`: bytes of blobs given up.
+pub const CACHE_EVICTED_BYTES: &str = "cache_evicted_bytes";
+/// Counter: blobs found damaged and set aside.
+pub const CACHE_DAMAGED_BLOBS: &str = "cache_damaged_blobs";
+/// Counter: bytes hashed again by the scrub.
+pub const CACHE_SCRUBBED_BYTES: &str = "cache_scrubbed_bytes";
+/// Counter: changes of the cache's database that failed.
+pub const CACHE_DATABASE_FAILURES: &str = "cache_database_failures";
+/// Counter by `source` and `outcome`: requests in the ledger.
+pub const CACHE_REQUESTS: &str = "cache_requests";
+/// Counter by `source`: bytes sent to clients.
+pub const CACHE_SENT_BYTES: &str = "cache_sent_bytes";
+/// Counter: requests that the ledger could not take or write.
+pub const CACHE_LEDGER_DROPPED: &str = "cache_ledger_dropped";
+/// Gauge by `digest`: pulls of the most pulled blobs in seven days.
+pub const CACHE_TOP_BLOB_PULLS: &str = "cache_top_blob_pulls";

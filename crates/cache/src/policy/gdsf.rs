@@ -39,6 +39,12 @@ impl<K: Key> Gdsf<K> {
         }
     }
 
+    /// Whether it is kept.
+    #[must_use]
+    pub fn contains(&self, key: &K) -> bool {
+        self.entries.contains_key(key)
+    }
+
     fn priority(&self, bytes: u64, uses: u64) -> u128 {
         self.age + u128::from(uses) * SCALE / u128::from(bytes.max(1))
     }

@@ -1,7 +1,7 @@
 //! What to give up when the room is used up: pure, exact, and the same code for the server and for a replay of its ledger.
 //!
 //! All sizes are bytes. A policy knows keys and sizes, nothing of where the bytes are; whoever asks it removes what it
-//! names. What is pinned is not told to a policy at all: its bytes are taken from the room.
+//! names. What is pinned is no key of a policy: its bytes are held, and taken from the room.
 
 mod gdsf;
 mod lru;
@@ -11,7 +11,7 @@ mod split;
 pub use gdsf::Gdsf;
 pub use lru::Lru;
 pub use s3fifo::S3Fifo;
-pub use split::Split;
+pub use split::{Part, Split};
 
 use std::hash::Hash;
 

@@ -52,6 +52,12 @@ impl<K: Key> S3Fifo<K> {
         }
     }
 
+    /// Whether it is kept.
+    #[must_use]
+    pub fn contains(&self, key: &K) -> bool {
+        self.small.entries.contains_key(key) || self.main.entries.contains_key(key)
+    }
+
     /// Takes the oldest out of the small queue: into the main one if it was used, else out.
     fn evict_small(&mut self) -> Option<K> {
         let (key, entry) = self.small.pop()?;
