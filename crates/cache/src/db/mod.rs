@@ -137,7 +137,8 @@ impl Database {
         let writer = self.writer.as_ref();
         let mut connection = lock(writer.ok_or(DatabaseError::ReadOnly { operation })?);
         let write = || {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = job(&transaction)?;
             transaction.commit()?;
             Ok(value)
@@ -227,7 +228,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, DatabaseError> {
     let open = || {
-        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let connection =
+            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.set_prepared_statement_cache_capacity(64);
@@ -311,7 +313,10 @@ mod tests {
 
     const NOW: SystemTime = UNIX_EPOCH;
 
-    #[allow(clippy::disallowed_methods, reason = "the test damages a file on purpose")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the test damages a file on purpose"
+    )]
     fn overwrite(path: &Path, bytes: &[u8]) {
         std::fs::write(path, bytes).unwrap();
     }
@@ -344,7 +349,10 @@ mod tests {
         let newer = Connection::open(&path).unwrap();
         newer.pragma_update(None, "user_version", 99).unwrap();
         let error = open_or_begin_anew(folder.path(), NOW).unwrap_err();
-        assert!(matches!(error, DatabaseError::Newer { found: 99, .. }), "{error}");
+        assert!(
+            matches!(error, DatabaseError::Newer { found: 99, .. }),
+            "{error}"
+        );
     }
 
     #[test]

@@ -40,8 +40,12 @@ struct DigestLabel {
 impl Figures {
     pub(super) fn seen(&self, record: &Record) {
         let (source, outcome) = (record.source.as_str(), record.outcome.as_str());
-        self.requests.get_or_create(&RequestLabels { source, outcome }).inc();
-        self.sent_bytes.get_or_create(&SourceLabel { source }).inc_by(record.bytes);
+        self.requests
+            .get_or_create(&RequestLabels { source, outcome })
+            .inc();
+        self.sent_bytes
+            .get_or_create(&SourceLabel { source })
+            .inc_by(record.bytes);
     }
 
     pub(super) fn dropped(&self, count: u64) {
@@ -69,8 +73,16 @@ impl Figures {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register(names::CACHE_REQUESTS, "Requests for blobs and manifests", self.requests.clone());
-        registry.register(names::CACHE_SENT_BYTES, "Bytes sent to clients", self.sent_bytes.clone());
+        registry.register(
+            names::CACHE_REQUESTS,
+            "Requests for blobs and manifests",
+            self.requests.clone(),
+        );
+        registry.register(
+            names::CACHE_SENT_BYTES,
+            "Bytes sent to clients",
+            self.sent_bytes.clone(),
+        );
         registry.register(
             names::CACHE_LEDGER_DROPPED,
             "Requests that the ledger could not take or write",

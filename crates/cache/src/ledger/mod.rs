@@ -18,7 +18,9 @@ mod figures;
 mod query;
 mod writer;
 
-pub use query::{By, Change, Changed, Comparison, Counts, LedgerReader, RepositoryLine, TopLine, Window};
+pub use query::{
+    By, Change, Changed, Comparison, Counts, LedgerReader, RepositoryLine, TopLine, Window,
+};
 
 use std::path::Path;
 use std::sync::Arc;

@@ -175,7 +175,8 @@ impl LedgerReader {
         now: SystemTime,
     ) -> Result<Vec<TopLine>, DatabaseError> {
         let days = window.days(day_of(now));
-        self.database.read("add up days of", |db| top(db, days, by, most))
+        self.database
+            .read("add up days of", |db| top(db, days, by, most))
     }
 
     /// What changed from the window before to the one that ends `now`, the most changed first, so many of each kind.
@@ -190,11 +191,22 @@ impl LedgerReader {
     ) -> Result<Comparison, DatabaseError> {
         let today = day_of(now);
         let (days, before) = (window.days(today), window.days_before(today));
-        let all = self.database.read("compare days of", |db| both(db, days, before))?;
+        let all = self
+            .database
+            .read("compare days of", |db| both(db, days, before))?;
         let mut changed: Vec<Changed> = all;
-        let steady = changed.iter().filter(|one| one.change == Change::Steady).count() as u64;
+        let steady = changed
+            .iter()
+            .filter(|one| one.change == Change::Steady)
+            .count() as u64;
         changed.retain(|one| one.change != Change::Steady);
-        changed.sort_by_key(|one| (one.change, std::cmp::Reverse(one.before.abs_diff(one.now)), one.digest.clone()));
+        changed.sort_by_key(|one| {
+            (
+                one.change,
+                std::cmp::Reverse(one.before.abs_diff(one.now)),
+                one.digest.clone(),
+            )
+        });
         let mut taken: BTreeMap<Change, usize> = BTreeMap::new();
         changed.retain(|one| {
             let count = taken.entry(one.change).or_default();
@@ -222,14 +234,18 @@ impl LedgerReader {
         now: SystemTime,
     ) -> Result<Vec<RepositoryLine>, DatabaseError> {
         let days = window.days(day_of(now));
-        self.database.read("add up repositories of", |db| repositories(db, days, most))
+        self.database
+            .read("add up repositories of", |db| repositories(db, days, most))
     }
 
     /// Pulls of every digest in the last seven and thirty days, for whoever decides where blobs are kept.
     ///
     /// # Errors
     /// The database fails.
-    pub fn frequencies(&self, now: SystemTime) -> Result<BTreeMap<String, (u64, u64)>, DatabaseError> {
+    pub fn frequencies(
+        &self,
+        now: SystemTime,
+    ) -> Result<BTreeMap<String, (u64, u64)>, DatabaseError> {
         let today = day_of(now);
         let (week, month) = (Window::Week.days(today), Window::Month.days(today));
         self.database.read("add up pulls of", |db| {
@@ -265,7 +281,12 @@ fn day_of(now: SystemTime) -> i64 {
     seconds(now).div_euclid(DAY_SECONDS)
 }
 
-pub(super) fn top(db: &Connection, days: Days, by: By, most: usize) -> rusqlite::Result<Vec<TopLine>> {
+pub(super) fn top(
+    db: &Connection,
+    days: Days,
+    by: By,
+    most: usize,
+) -> rusqlite::Result<Vec<TopLine>> {
     let order = match by {
         By::Requests => "3 DESC, 4 DESC",
         By::Bytes => "4 DESC, 3 DESC",
@@ -335,8 +356,12 @@ fn change(before: u64, now: u64) -> Change {
         (0, 0) => Change::Steady,
         (0, _) => Change::New,
         (_, 0) => Change::Gone,
-        (before, now) if now.saturating_mul(2) >= before.saturating_mul(STEADY_THIRDS) => Change::Hotter,
-        (before, now) if before.saturating_mul(2) >= now.saturating_mul(STEADY_THIRDS) => Change::Colder,
+        (before, now) if now.saturating_mul(2) >= before.saturating_mul(STEADY_THIRDS) => {
+            Change::Hotter
+        }
+        (before, now) if before.saturating_mul(2) >= now.saturating_mul(STEADY_THIRDS) => {
+            Change::Colder
+        }
         _ => Change::Steady,
     }
 }

@@ -51,7 +51,12 @@ struct Sum {
 }
 
 impl Writer {
-    pub(super) fn new(root: &Path, options: Options, clock: SharedClock, figures: Arc<Figures>) -> Self {
+    pub(super) fn new(
+        root: &Path,
+        options: Options,
+        clock: SharedClock,
+        figures: Arc<Figures>,
+    ) -> Self {
         Self {
             root: root.to_owned(),
             options,
@@ -127,7 +132,10 @@ impl Writer {
 
     /// The database, opened anew if it was lost or replaced.
     fn database(&mut self) -> Result<&Database, DatabaseError> {
-        let is_lost = self.database.as_ref().is_some_and(|database| !database.is_in_place());
+        let is_lost = self
+            .database
+            .as_ref()
+            .is_some_and(|database| !database.is_in_place());
         if is_lost {
             self.database = None;
         }
@@ -149,7 +157,10 @@ impl Writer {
         if !self.is_failing {
             self.is_failing = true;
             let error = orlop_types::chain(error);
-            tracing::warn!(error, "the ledger cannot be written: requests are served, and counted as dropped");
+            tracing::warn!(
+                error,
+                "the ledger cannot be written: requests are served, and counted as dropped"
+            );
         }
     }
 
@@ -164,7 +175,9 @@ impl Writer {
     /// From time to time: deletes what is old, and shows the most pulled.
     fn tidy(&mut self) {
         let now = self.clock.boottime();
-        let is_due = self.tidied.is_none_or(|before| now.saturating_sub(before) >= TIDY_EVERY);
+        let is_due = self
+            .tidied
+            .is_none_or(|before| now.saturating_sub(before) >= TIDY_EVERY);
         if !is_due {
             return;
         }
@@ -180,7 +193,11 @@ impl Writer {
             let top = database.read("look for the most pulled in", |db| {
                 query::top(db, window, By::Requests, options.top)
             })?;
-            figures.show_top(top.into_iter().map(|line| (line.digest, line.counts.requests)).collect());
+            figures.show_top(
+                top.into_iter()
+                    .map(|line| (line.digest, line.counts.requests))
+                    .collect(),
+            );
             Ok(())
         });
         if let Err(error) = tidied {
@@ -214,7 +231,9 @@ fn write_batch(db: &Connection, batch: &[Record]) -> rusqlite::Result<()> {
         ])?;
         if let Some(digest) = digest {
             let day = at.div_euclid(DAY_SECONDS * 1000);
-            sums.entry((day, digest, repository)).or_default().add(record);
+            sums.entry((day, digest, repository))
+                .or_default()
+                .add(record);
         }
     }
     for ((day, digest, repository), sum) in sums {
@@ -235,7 +254,11 @@ impl Sum {
     }
 }
 
-fn add(db: &Connection, (day, digest, repository): (i64, i64, i64), sum: Sum) -> rusqlite::Result<()> {
+fn add(
+    db: &Connection,
+    (day, digest, repository): (i64, i64, i64),
+    sum: Sum,
+) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT INTO ledger_days (day, digest, repository, requests, bytes, upstream_requests, upstream_bytes)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -278,7 +301,11 @@ fn digest(db: &Connection, record: &Record) -> rusqlite::Result<Option<i64>> {
          ON CONFLICT (digest) DO UPDATE SET size = max(size, excluded.size) RETURNING id",
     )?
     .query_row(
-        params![digest.to_string(), record.kind.number(), to_column(record.bytes)],
+        params![
+            digest.to_string(),
+            record.kind.number(),
+            to_column(record.bytes)
+        ],
         |row| row.get(0),
     )
     .map(Some)
@@ -306,7 +333,10 @@ fn forget(db: &Connection, today: i64, options: &Options) -> rusqlite::Result<()
         [REQUESTS_MAX, DELETED_MAX],
     )?;
     if deleted > 0 {
-        for (table, column) in [("ledger_digests", "digest"), ("ledger_repositories", "repository")] {
+        for (table, column) in [
+            ("ledger_digests", "digest"),
+            ("ledger_repositories", "repository"),
+        ] {
             db.execute(
                 &format!(
                     "DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM ledger_days)
@@ -336,6 +366,7 @@ fn is_believed(db: &Connection, today: i64) -> rusqlite::Result<bool> {
     let sql = "INSERT INTO settings (name, value) VALUES ('ledger_day', ?1)
                ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     let how = if believed { "believed" } else { "doubted" };
-    db.prepare_cached(sql)?.execute([format!("{today} {how}")])?;
+    db.prepare_cached(sql)?
+        .execute([format!("{today} {how}")])?;
     Ok(believed)
 }

@@ -59,10 +59,15 @@ impl Store {
                 match self.inner.reserve(digest, size) {
                     Reserved::Room(_) => {}
                     Reserved::Present => return self.link(locator, &[*digest]).map(|()| false),
-                    Reserved::Busy | Reserved::Leaving | Reserved::NoRoom { .. } => return Ok(false),
+                    Reserved::Busy | Reserved::Leaving | Reserved::NoRoom { .. } => {
+                        return Ok(false);
+                    }
                 }
                 let reference = reference_of(digest);
-                let adopted = self.inner.content.adopt_blob(&reference, store, digest, method);
+                let adopted = self
+                    .inner
+                    .content
+                    .adopt_blob(&reference, store, digest, method);
                 match adopted {
                     Ok(committed) if committed.size_bytes == size => {
                         let media_type = media_type.map(Arc::from);
@@ -87,10 +92,12 @@ fn copy(reader: &mut dyn Read, fill: &super::Fill) -> Result<(), StoreError> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut offset = 0;
     loop {
-        let count = reader.read(&mut buffer).map_err(|source| StoreError::Source {
-            digest: *fill.digest(),
-            source,
-        })?;
+        let count = reader
+            .read(&mut buffer)
+            .map_err(|source| StoreError::Source {
+                digest: *fill.digest(),
+                source,
+            })?;
         if count == 0 {
             return Ok(());
         }

@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use orlop_base::telemetry::names;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::Inner;
@@ -77,21 +77,47 @@ impl Figures {
     pub(super) fn gave_up(&self, reason: Reason, bytes: u64) {
         let reason = reason.as_str();
         self.evictions.get_or_create(&ReasonLabel { reason }).inc();
-        self.evicted_bytes.get_or_create(&ReasonLabel { reason }).inc_by(bytes);
+        self.evicted_bytes
+            .get_or_create(&ReasonLabel { reason })
+            .inc_by(bytes);
     }
 
     pub(super) fn register(&self, registry: &mut Registry, inner: &Arc<Inner>) {
         let counters = [
-            (names::CACHE_FILLS, "Blobs and manifests taken in", &self.filled),
-            (names::CACHE_FILLED_BYTES, "Bytes of blobs and manifests taken in", &self.filled_bytes),
-            (names::CACHE_DAMAGED_BLOBS, "Blobs found damaged and set aside", &self.damaged),
-            (names::CACHE_SCRUBBED_BYTES, "Bytes hashed again to see whether they are sound", &self.scrubbed_bytes),
-            (names::CACHE_DATABASE_FAILURES, "Changes of the database that failed", &self.database_failures),
+            (
+                names::CACHE_FILLS,
+                "Blobs and manifests taken in",
+                &self.filled,
+            ),
+            (
+                names::CACHE_FILLED_BYTES,
+                "Bytes of blobs and manifests taken in",
+                &self.filled_bytes,
+            ),
+            (
+                names::CACHE_DAMAGED_BLOBS,
+                "Blobs found damaged and set aside",
+                &self.damaged,
+            ),
+            (
+                names::CACHE_SCRUBBED_BYTES,
+                "Bytes hashed again to see whether they are sound",
+                &self.scrubbed_bytes,
+            ),
+            (
+                names::CACHE_DATABASE_FAILURES,
+                "Changes of the database that failed",
+                &self.database_failures,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
         }
-        registry.register(names::CACHE_EVICTIONS, "Blobs given up", self.evictions.clone());
+        registry.register(
+            names::CACHE_EVICTIONS,
+            "Blobs given up",
+            self.evictions.clone(),
+        );
         registry.register(
             names::CACHE_EVICTED_BYTES,
             "Bytes of blobs given up",
@@ -121,14 +147,23 @@ impl Collector for Held {
             ("lingering", usage.lingering_bytes),
         ];
         let help = "Bytes on disk and room taken, by what they are for";
-        let mut family = encoder.encode_descriptor(names::CACHE_HELD_BYTES, help, None, MetricType::Gauge)?;
+        let mut family =
+            encoder.encode_descriptor(names::CACHE_HELD_BYTES, help, None, MetricType::Gauge)?;
         for (class, bytes) in classes {
             let label = ClassLabel { class };
             gauge(bytes).encode(family.encode_family(&label)?)?;
         }
         for (name, help, value) in [
-            (names::CACHE_BLOBS, "Blobs and manifests that can be found", usage.blobs),
-            (names::CACHE_CAP_BYTES, "The most bytes that may be on disk", inner.options.cap_bytes),
+            (
+                names::CACHE_BLOBS,
+                "Blobs and manifests that can be found",
+                usage.blobs,
+            ),
+            (
+                names::CACHE_CAP_BYTES,
+                "The most bytes that may be on disk",
+                inner.options.cap_bytes,
+            ),
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             gauge(value).encode(metric)?;

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use orlop_content::{ContentError, Expected, Ingest, IngestReader};
 use orlop_registry::BlobSink;
@@ -228,7 +228,9 @@ impl Fill {
             .map_err(StoreError::content("keep", place.digest))?;
         place.is_over.store(true, Ordering::Release);
         let media_type = media_type.map(Arc::from);
-        place.inner.finish(&committed.digest, media_type, &place.locator);
+        place
+            .inner
+            .finish(&committed.digest, media_type, &place.locator);
         Ok(())
     }
 
@@ -271,12 +273,11 @@ impl Drop for Place {
 impl Inner {
     /// Makes room, and removes what has to go for it. [`Reserved::Room`] comes with nothing left to remove.
     pub(super) fn reserve(&self, digest: &Digest, size: u64) -> Reserved {
-        let reserved = match self.wait_and_reserve(digest, size) {
-            Reserved::NoRoom { .. } if self.drop_leftovers(i64::MAX, digest) > 0 => {
-                self.wait_and_reserve(digest, size)
-            }
-            other => other,
-        };
+        let mut reserved = self.wait_and_reserve(digest, size);
+        if matches!(reserved, Reserved::NoRoom { .. }) && self.drop_leftovers(i64::MAX, digest) > 0
+        {
+            reserved = self.wait_and_reserve(digest, size);
+        }
         let Reserved::Room(victims) = reserved else {
             return reserved;
         };
@@ -293,18 +294,19 @@ impl Inner {
     fn wait_and_reserve(&self, digest: &Digest, size: u64) -> Reserved {
         let mut shelf = self.shelf();
         loop {
-            match shelf.reserve(digest, size) {
-                Reserved::Leaving if !self.is_stuck(digest) => {
-                    let waited = self.left.wait(shelf);
-                    shelf = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
-                }
-                other => return other,
+            let reserved = shelf.reserve(digest, size);
+            if reserved != Reserved::Leaving || self.is_stuck(digest) {
+                return reserved;
             }
+            let waited = self.left.wait(shelf);
+            shelf = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn is_stuck(&self, digest: &Digest) -> bool {
-        lock(&self.stuck).iter().any(|victim| victim.digest == *digest)
+        lock(&self.stuck)
+            .iter()
+            .any(|victim| victim.digest == *digest)
     }
 
     fn ingest(&self, digest: &Digest, size: u64) -> Result<Ingest, StoreError> {
@@ -361,20 +363,28 @@ impl Inner {
     /// The disk is full although the cap is not reached: something else lies on it, too.
     fn relieve(&self, bytes: u64) {
         let victims = self.shelf().shed(bytes.max(RELIEF_BYTES));
-        tracing::warn!(blobs = victims.len(), "the disk is full before the cap is reached: giving up blobs");
+        tracing::warn!(
+            blobs = victims.len(),
+            "the disk is full before the cap is reached: giving up blobs"
+        );
         self.remove(victims, Reason::DiskFull);
     }
 
     pub(super) fn forget_fill(&self, digest: &Digest) {
         self.note("forget a fill in", |db| {
-            rows::run(db, "DELETE FROM fills WHERE digest = ?1", [digest.to_string()])
+            rows::run(
+                db,
+                "DELETE FROM fills WHERE digest = ?1",
+                [digest.to_string()],
+            )
         });
     }
 }
 
 /// The ingest's name for a digest.
 pub(super) fn reference_of(digest: &Digest) -> IngestRef {
-    IngestRef::new(format!("{PREFIX}{digest}")).expect("a digest is short and without control characters")
+    IngestRef::new(format!("{PREFIX}{digest}"))
+        .expect("a digest is short and without control characters")
 }
 
 /// The digest of one of our ingests.

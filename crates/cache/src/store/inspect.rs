@@ -181,7 +181,9 @@ impl Inspection {
                        FROM blobs ORDER BY used_at DESC, digest LIMIT ?1";
             let mut statement = db.prepare_cached(sql)?;
             let rows = statement.query_map([most], listed)?;
-            let listed = rows.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<_>>>()?;
+            let listed = rows
+                .filter_map(Result::transpose)
+                .collect::<rusqlite::Result<Vec<_>>>()?;
             with_repositories(db, listed)
         })?;
         Ok(listed)
@@ -226,7 +228,9 @@ impl Inspection {
     /// # Errors
     /// The database fails.
     pub fn pins(&self) -> Result<Vec<Pin>, StoreError> {
-        Ok(self.database.read("list the pins of", |db| pins_of(db, None))?)
+        Ok(self
+            .database
+            .read("list the pins of", |db| pins_of(db, None))?)
     }
 
     /// The digests a person may mean: a digest, the beginning of one, or `registry/repository:tag`.
@@ -241,7 +245,8 @@ impl Inspection {
         let is_prefix = hex.len() >= PREFIX_MIN && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         let found = self.database.read("look for a name in", |db| {
             if is_prefix {
-                let sql = "SELECT digest FROM blobs WHERE digest >= ?1 AND digest < ?1 || 'g' LIMIT 8";
+                let sql =
+                    "SELECT digest FROM blobs WHERE digest >= ?1 AND digest < ?1 || 'g' LIMIT 8";
                 let found = rows::digests(db, sql, [format!("sha256:{hex}")])?;
                 if !found.is_empty() {
                     return Ok(found);
@@ -250,7 +255,10 @@ impl Inspection {
             let Some((locator, tag)) = text.rsplit_once(':') else {
                 return Ok(Vec::new());
             };
-            Ok(rows::tag(db, locator, tag)?.map(|row| row.digest).into_iter().collect())
+            Ok(rows::tag(db, locator, tag)?
+                .map(|row| row.digest)
+                .into_iter()
+                .collect())
         })?;
         Ok(found)
     }
@@ -262,7 +270,9 @@ impl Inspection {
     /// The database fails.
     pub fn pin(&self, digest: &Digest, owner: &str, reason: &str) -> Result<(), StoreError> {
         let since = seconds(self.clock.wall());
-        self.database.write("pin a blob in", |db| pins::put(db, digest, (owner, reason), since))?;
+        self.database.write("pin a blob in", |db| {
+            pins::put(db, digest, (owner, reason), since)
+        })?;
         Ok(())
     }
 
@@ -273,7 +283,11 @@ impl Inspection {
     pub fn unpin(&self, digest: &Digest, owner: Option<&str>) -> Result<usize, StoreError> {
         let removed = self.database.write("unpin a blob in", |db| match owner {
             Some(owner) => pins::take_back(db, digest, owner).map(usize::from),
-            None => rows::run(db, "DELETE FROM pins WHERE digest = ?1", [digest.to_string()]),
+            None => rows::run(
+                db,
+                "DELETE FROM pins WHERE digest = ?1",
+                [digest.to_string()],
+            ),
         })?;
         Ok(removed)
     }
@@ -285,8 +299,13 @@ impl Inspection {
     pub fn ask_removal(&self, digest: &Digest) -> Result<(), StoreError> {
         let asked_at = seconds(self.clock.wall());
         self.database.write("ask for a removal in", |db| {
-            let sql = "INSERT OR REPLACE INTO removals (digest, reason, asked_at) VALUES (?1, ?2, ?3)";
-            rows::run(db, sql, params![digest.to_string(), Reason::Asked.as_str(), asked_at])
+            let sql =
+                "INSERT OR REPLACE INTO removals (digest, reason, asked_at) VALUES (?1, ?2, ?3)";
+            rows::run(
+                db,
+                sql,
+                params![digest.to_string(), Reason::Asked.as_str(), asked_at],
+            )
         })?;
         Ok(())
     }
@@ -297,9 +316,17 @@ impl Inspection {
     /// The database fails.
     pub fn removal(&self, digest: &Digest) -> Result<Removal, StoreError> {
         let waits = self.database.read("look for a removal in", |db| {
-            rows::exists(db, "SELECT 1 FROM removals WHERE digest = ?1", [digest.to_string()])
+            rows::exists(
+                db,
+                "SELECT 1 FROM removals WHERE digest = ?1",
+                [digest.to_string()],
+            )
         })?;
-        Ok(if waits { Removal::Waiting } else { Removal::Done })
+        Ok(if waits {
+            Removal::Waiting
+        } else {
+            Removal::Done
+        })
     }
 
     /// Asks whoever has the folder open to check a blob's bytes next; no digest means all.
@@ -307,13 +334,15 @@ impl Inspection {
     /// # Errors
     /// The database fails.
     pub fn ask_check(&self, digest: Option<&Digest>) -> Result<usize, StoreError> {
-        let asked = self.database.write("ask for a check in", |db| match digest {
-            Some(digest) => {
-                let sql = "UPDATE blobs SET checked_at = NULL WHERE digest = ?1";
-                rows::run(db, sql, [digest.to_string()])
-            }
-            None => rows::run(db, "UPDATE blobs SET checked_at = NULL", []),
-        })?;
+        let asked = self
+            .database
+            .write("ask for a check in", |db| match digest {
+                Some(digest) => {
+                    let sql = "UPDATE blobs SET checked_at = NULL WHERE digest = ?1";
+                    rows::run(db, sql, [digest.to_string()])
+                }
+                None => rows::run(db, "UPDATE blobs SET checked_at = NULL", []),
+            })?;
         Ok(asked)
     }
 }
@@ -373,5 +402,6 @@ fn aside_of(db: &Connection, digest: &str) -> rusqlite::Result<Option<(SystemTim
     let mut statement = db.prepare_cached("SELECT since, reason FROM aside WHERE digest = ?1")?;
     let mut rows = statement.query([digest])?;
     let row = rows.next()?;
-    row.map(|row| Ok((moment(row.get(0)?), row.get(1)?))).transpose()
+    row.map(|row| Ok((moment(row.get(0)?), row.get(1)?)))
+        .transpose()
 }

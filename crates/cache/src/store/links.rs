@@ -48,7 +48,9 @@ impl Store {
     pub fn link(&self, locator: &str, digests: &[Digest]) -> Result<(), StoreError> {
         self.inner.write("link a blob in", |db| {
             let repository = rows::repository(db, locator)?;
-            digests.iter().try_for_each(|digest| rows::put_link(db, repository, digest))
+            digests
+                .iter()
+                .try_for_each(|digest| rows::put_link(db, repository, digest))
         })?;
         Ok(())
     }
@@ -134,10 +136,15 @@ impl Store {
         let checked_at = self.inner.wall();
         self.inner.write("note a tag in", |db| {
             let repository = rows::repository(db, locator)?;
-            let sql = "INSERT OR REPLACE INTO tags (repository, tag, digest, media_type, checked_at)
+            let sql =
+                "INSERT OR REPLACE INTO tags (repository, tag, digest, media_type, checked_at)
                        VALUES (?1, ?2, ?3, ?4, ?5)";
             let digest = digest.to_string();
-            rows::run(db, sql, params![repository, tag, digest, media_type, checked_at])
+            rows::run(
+                db,
+                sql,
+                params![repository, tag, digest, media_type, checked_at],
+            )
         })?;
         Ok(())
     }

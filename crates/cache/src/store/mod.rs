@@ -220,7 +220,11 @@ impl Store {
                 reading,
             })),
             Ok(blob) => {
-                let reason = format!("it has {} bytes instead of {}", blob.size_bytes(), seen.size);
+                let reason = format!(
+                    "it has {} bytes instead of {}",
+                    blob.size_bytes(),
+                    seen.size
+                );
                 drop(reading);
                 inner.set_aside(digest, &reason);
                 Ok(None)
@@ -352,7 +356,11 @@ impl Inner {
         let now = self.clock.boottime();
         if let Some(suppressed) = self.warned.admit(operation, now) {
             let error = orlop_types::chain(error);
-            tracing::warn!(error, suppressed, "the cache's database fails; serving goes on without it");
+            tracing::warn!(
+                error,
+                suppressed,
+                "the cache's database fails; serving goes on without it"
+            );
         }
     }
 }

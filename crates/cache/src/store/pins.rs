@@ -13,7 +13,9 @@ impl Store {
     /// The database fails.
     pub fn pin(&self, digest: &Digest, owner: &str, reason: &str) -> Result<(), StoreError> {
         let pinned_at = self.inner.wall();
-        self.inner.write("pin a blob in", |db| put(db, digest, (owner, reason), pinned_at))?;
+        self.inner.write("pin a blob in", |db| {
+            put(db, digest, (owner, reason), pinned_at)
+        })?;
         self.inner.refresh_pins()
     }
 
@@ -22,7 +24,9 @@ impl Store {
     /// # Errors
     /// The database fails.
     pub fn unpin(&self, digest: &Digest, owner: &str) -> Result<bool, StoreError> {
-        let removed = self.inner.write("unpin a blob in", |db| take_back(db, digest, owner))?;
+        let removed = self
+            .inner
+            .write("unpin a blob in", |db| take_back(db, digest, owner))?;
         self.inner.refresh_pins()?;
         Ok(removed)
     }
@@ -57,7 +61,11 @@ pub(super) fn put(
 ) -> rusqlite::Result<()> {
     let sql = "INSERT INTO pins (digest, owner, reason, pinned_at) VALUES (?1, ?2, ?3, ?4)
                ON CONFLICT (digest, owner) DO UPDATE SET reason = excluded.reason";
-    rows::run(db, sql, params![digest.to_string(), owner, reason, pinned_at])?;
+    rows::run(
+        db,
+        sql,
+        params![digest.to_string(), owner, reason, pinned_at],
+    )?;
     Ok(())
 }
 

@@ -153,13 +153,20 @@ impl Inner {
                     tracing::warn!(path, "this is no blob, and is left alone");
                     continue;
                 }
-                Err(source) => return Err(StoreError::content("list blobs below", self.root.display())(source)),
+                Err(source) => {
+                    return Err(
+                        StoreError::content("list blobs below", self.root.display())(source),
+                    );
+                }
             };
             match rows.remove(&info.digest) {
                 Some(row) if row.size == info.size_bytes => kept.push(row),
                 Some(row) => {
-                    let reason = format!("it has {} bytes instead of {}", info.size_bytes, row.size);
-                    differences.damaged.push((info.digest, info.size_bytes, reason));
+                    let reason =
+                        format!("it has {} bytes instead of {}", info.size_bytes, row.size);
+                    differences
+                        .damaged
+                        .push((info.digest, info.size_bytes, reason));
                 }
                 None => {
                     let at = db::seconds(info.written_at).min(self.wall());
@@ -193,7 +200,11 @@ impl Inner {
         }
         if !differences.adopted.is_empty() || !differences.dropped.is_empty() {
             let (adopted, dropped) = (differences.adopted.len(), differences.dropped.len());
-            tracing::info!(adopted, dropped, "rows and files of the cache were brought together");
+            tracing::info!(
+                adopted,
+                dropped,
+                "rows and files of the cache were brought together"
+            );
         }
         let options = &self.options;
         self.note("bring rows and files together in", |db| {
@@ -235,19 +246,30 @@ impl Inner {
         self.note("forget finished fills in", |db| {
             for digest in rows::digests(db, "SELECT digest FROM fills", [])? {
                 if !parked.contains(&digest) {
-                    rows::run(db, "DELETE FROM fills WHERE digest = ?1", [digest.to_string()])?;
+                    rows::run(
+                        db,
+                        "DELETE FROM fills WHERE digest = ?1",
+                        [digest.to_string()],
+                    )?;
                 }
             }
             Ok(())
         });
         let aside = self.content.aside();
-        for (digest, bytes) in aside.map_err(StoreError::content("list damaged blobs below", self.root.display()))? {
+        for (digest, bytes) in aside.map_err(StoreError::content(
+            "list damaged blobs below",
+            self.root.display(),
+        ))? {
             let since = self.wall();
             victims.extend(self.shelf().load_aside(&digest, bytes));
             self.note("note a damaged blob in", |db| {
                 let sql = "INSERT OR IGNORE INTO aside (digest, size, since, reason)
                            VALUES (?1, ?2, ?3, 'the row that said why was lost')";
-                rows::run(db, sql, params![digest.to_string(), to_column(bytes), since])
+                rows::run(
+                    db,
+                    sql,
+                    params![digest.to_string(), to_column(bytes), since],
+                )
             });
         }
         Ok(victims)
@@ -259,8 +281,9 @@ impl Inner {
         let mut shelf = self.shelf();
         let mut victims = Vec::new();
         // What is pinned first: the rest has what it leaves.
-        let (of_pins, others): (Vec<_>, Vec<_>) =
-            kept.into_iter().partition(|row| pinned.contains(&row.digest));
+        let (of_pins, others): (Vec<_>, Vec<_>) = kept
+            .into_iter()
+            .partition(|row| pinned.contains(&row.digest));
         for row in of_pins.into_iter().chain(others) {
             let is_pinned = pinned.contains(&row.digest);
             victims.extend(shelf.load(Kept::from_row(row, now, wall), is_pinned));
@@ -270,7 +293,10 @@ impl Inner {
 
     /// Begins a new database in the place of a damaged or lost one. All rows are to be written anew.
     pub(super) fn renew_database(&self) -> Result<(), DatabaseError> {
-        let mut place = self.database.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut place = self
+            .database
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if place.is_in_place() {
             let aside = db::put_aside(&self.root, self.clock.wall())?;
             tell_of_damage(&aside);

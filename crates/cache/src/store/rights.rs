@@ -27,11 +27,16 @@ impl Store {
         let given_at = self.inner.wall();
         self.inner.write("note a grant in", |db| {
             let repository = rows::repository(db, locator)?;
-            let sql = "INSERT OR REPLACE INTO grants (credential, repository, digest, given_at, until)
+            let sql =
+                "INSERT OR REPLACE INTO grants (credential, repository, digest, given_at, until)
                        VALUES (?1, ?2, ?3, ?4, ?5)";
             for digest in digests {
                 let (digest, until) = (digest.to_string(), seconds(until));
-                rows::run(db, sql, params![fingerprint, repository, digest, given_at, until])?;
+                rows::run(
+                    db,
+                    sql,
+                    params![fingerprint, repository, digest, given_at, until],
+                )?;
             }
             Ok(())
         })?;
@@ -66,7 +71,11 @@ impl Store {
     /// The database fails: nothing has changed.
     pub fn revoke(&self, fingerprint: &[u8; 32]) -> Result<(), StoreError> {
         self.inner.write("revoke grants in", |db| {
-            rows::run(db, "DELETE FROM grants WHERE credential = ?1", [fingerprint])
+            rows::run(
+                db,
+                "DELETE FROM grants WHERE credential = ?1",
+                [fingerprint],
+            )
         })?;
         Ok(())
     }

@@ -80,7 +80,11 @@ fn blob_row(row: &Row<'_>) -> Result<Option<BlobRow>> {
     Ok(digest_of(row, 0)?.map(|digest| BlobRow {
         digest,
         size: row.get(1).map_or(0, from_column),
-        media_type: row.get::<_, Option<String>>(2).ok().flatten().map(Arc::from),
+        media_type: row
+            .get::<_, Option<String>>(2)
+            .ok()
+            .flatten()
+            .map(Arc::from),
         added_at: row.get(3).unwrap_or(0),
         used_at: row.get(4).unwrap_or(0),
         uses: row.get(5).map_or(0, from_column),
@@ -89,7 +93,11 @@ fn blob_row(row: &Row<'_>) -> Result<Option<BlobRow>> {
 
 /// A digest in a column; None if it is none.
 pub(super) fn digest_of(row: &Row<'_>, column: usize) -> Result<Option<Digest>> {
-    Ok(row.get_ref(column)?.as_str().ok().and_then(|text| text.parse().ok()))
+    Ok(row
+        .get_ref(column)?
+        .as_str()
+        .ok()
+        .and_then(|text| text.parse().ok()))
 }
 
 /// One column of digests.
@@ -101,7 +109,9 @@ pub(super) fn digests(db: &Connection, sql: &str, values: impl Params) -> Result
 
 /// Everything that pins keep.
 pub(super) fn pinned(db: &Connection) -> Result<HashSet<Digest>> {
-    Ok(digests(db, "SELECT digest FROM pinned", [])?.into_iter().collect())
+    Ok(digests(db, "SELECT digest FROM pinned", [])?
+        .into_iter()
+        .collect())
 }
 
 /// The number of a repository, given one if it has none.
@@ -109,7 +119,11 @@ pub(super) fn repository(db: &Connection, locator: &str) -> Result<i64> {
     if let Some(id) = find_repository(db, locator)? {
         return Ok(id);
     }
-    run(db, "INSERT INTO repositories (locator) VALUES (?1)", [locator])?;
+    run(
+        db,
+        "INSERT INTO repositories (locator) VALUES (?1)",
+        [locator],
+    )?;
     Ok(db.last_insert_rowid())
 }
 

@@ -64,7 +64,11 @@ impl Scrub {
     /// # Errors
     /// The database fails.
     pub fn step(&mut self, bytes_max: u64) -> Result<Scrubbed, StoreError> {
-        let Some(mut current) = self.current.take().map_or_else(|| self.next(), |one| Ok(Some(one)))? else {
+        let Some(mut current) = self
+            .current
+            .take()
+            .map_or_else(|| self.next(), |one| Ok(Some(one)))?
+        else {
             return Ok(Scrubbed::Nothing);
         };
         let length = usize::try_from(bytes_max.min(current.left())).unwrap_or(usize::MAX);
@@ -73,7 +77,9 @@ impl Scrub {
         let count = match read {
             Ok(count) if count > 0 || length == 0 => count,
             Ok(_) => return Ok(self.damaged(&current, "it is shorter than it was", 0)),
-            Err(error) => return Ok(self.damaged(&current, &format!("it cannot be read: {error}"), 0)),
+            Err(error) => {
+                return Ok(self.damaged(&current, &format!("it cannot be read: {error}"), 0));
+            }
         };
         let bytes = count as u64;
         current.hasher.update(&buffer[..count]);
@@ -85,7 +91,11 @@ impl Scrub {
         }
         let actual = current.hasher.clone().finish();
         if actual != current.digest {
-            return Ok(self.damaged(&current, &format!("its bytes have the digest {actual}"), bytes));
+            return Ok(self.damaged(
+                &current,
+                &format!("its bytes have the digest {actual}"),
+                bytes,
+            ));
         }
         let (digest, now) = (current.digest, self.inner.wall());
         self.inner.write("note a check in", |db| {

@@ -82,9 +82,11 @@ async fn scrub_for_ever(store: Store) {
         let rate = store.inner.options.scrub_bytes_per_second;
         let pause = match done {
             Ok(Scrubbed::Nothing) => SCRUB_REST,
-            Ok(Scrubbed::Read(bytes) | Scrubbed::Sound { bytes, .. } | Scrubbed::Damaged { bytes, .. }) => {
-                Duration::from_millis(bytes.saturating_mul(1000) / rate.max(1))
-            }
+            Ok(
+                Scrubbed::Read(bytes)
+                | Scrubbed::Sound { bytes, .. }
+                | Scrubbed::Damaged { bytes, .. },
+            ) => Duration::from_millis(bytes.saturating_mul(1000) / rate.max(1)),
             Err(error) => {
                 tracing::warn!(error = %orlop_types::chain(&error), "the scrub of the cache rests");
                 SCRUB_REST
@@ -103,7 +105,10 @@ impl Inner {
         let before = self.clock_offset.swap(offset, Ordering::Relaxed);
         let was_set = before != i64::MIN && (offset - before).abs() > CLOCK_SET_SECONDS;
         if was_set {
-            tracing::warn!(seconds = offset - before, "the time of day was set; uses are counted on from there");
+            tracing::warn!(
+                seconds = offset - before,
+                "the time of day was set; uses are counted on from there"
+            );
         }
         let dirty = self.shelf().take_dirty(was_set);
         if dirty.is_empty() {
@@ -113,7 +118,11 @@ impl Inner {
             for kept in &dirty {
                 let row = kept.to_row(now, wall);
                 let sql = "UPDATE blobs SET used_at = ?2, uses = ?3 WHERE digest = ?1";
-                rows::run(db, sql, params![row.digest.to_string(), row.used_at, to_column(row.uses)])?;
+                rows::run(
+                    db,
+                    sql,
+                    params![row.digest.to_string(), row.used_at, to_column(row.uses)],
+                )?;
             }
             Ok(())
         });
@@ -158,14 +167,21 @@ impl Inner {
             self.is_behind.store(true, Ordering::Relaxed);
             return Err(error.into());
         }
-        tracing::info!(blobs = all.len(), "the cache's database is up to date again");
+        tracing::info!(
+            blobs = all.len(),
+            "the cache's database is up to date again"
+        );
         Ok(())
     }
 
     /// Removes what the command line asked for.
     fn honour_removals(&self) -> Result<(), StoreError> {
         let asked = self.read("read removals of", |db| {
-            rows::digests(db, "SELECT digest FROM removals WHERE reason = ?1", [Reason::Asked.as_str()])
+            rows::digests(
+                db,
+                "SELECT digest FROM removals WHERE reason = ?1",
+                [Reason::Asked.as_str()],
+            )
         })?;
         for digest in asked {
             self.take_out(&digest, Reason::Asked);
@@ -180,7 +196,8 @@ impl Inner {
     /// Gives up what was not used for too long.
     fn expire(&self) {
         let now = self.now();
-        let before = |age: Duration| now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+        let before =
+            |age: Duration| now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
         if let Some(ttl) = self.options.ttl {
             let victims = self.shelf().expire(before(ttl));
             self.remove(victims, Reason::Expired);

@@ -3,14 +3,20 @@
 //! Every digest is at one spot: kept, being filled, parked (begun, and nobody is at it) or leaving. All bytes that are or
 //! may come to be on disk are accounted for in the policy's room, as keys or as held, so that the cap holds at any time.
 
+mod fills;
+mod spot;
+mod usage;
+
+pub(super) use spot::{Kept, Reserved, Seen, Victim};
+pub use usage::Usage;
+
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use orlop_types::Digest;
 
-use super::rows::BlobRow;
 use crate::policy::{Part, Policy, Split};
+use spot::{Held, Leaving, Lingering, Spot};
 
 /// A digest's first half: as hard to make twice as a digest, and a fourth of its size in memory.
 type Key = u128;
@@ -33,147 +39,6 @@ pub(super) struct Shelf {
     serial: u64,
 }
 
-#[derive(Debug)]
-enum Spot {
-    Kept(Kept),
-    Filling { digest: Digest, held: Held },
-    Parked { digest: Digest, held: Held, since: i64 },
-    Leaving(Leaving),
-}
-
-/// A blob that can be found.
-#[derive(Debug, Clone)]
-pub(super) struct Kept {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) media_type: Option<Arc<str>>,
-    /// Seconds since 1970.
-    pub(super) added_at: i64,
-    /// On the boot clock, in seconds; before the boot it is negative.
-    pub(super) used_at: i64,
-    pub(super) uses: u64,
-    serial: u64,
-    readers: u32,
-    pinned: bool,
-    /// Pinned, or named by the policy while it was read: no key of the policy.
-    held: Option<Held>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Held {
-    part: Part,
-    bytes: u64,
-}
-
-#[derive(Debug)]
-struct Leaving {
-    serial: u64,
-    readers: u32,
-    held: Option<Held>,
-}
-
-#[derive(Debug)]
-struct Lingering {
-    held: Held,
-    readers: u32,
-}
-
-/// What has to go: its rows, then its file. It stays `Leaving` until [`Shelf::gone`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Victim {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-}
-
-/// What came of asking for room.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reserved {
-    /// It is there; the victims have to go before the first byte is written.
-    Room(Vec<Victim>),
-    /// The blob is kept already.
-    Present,
-    /// Somebody is filling it.
-    Busy,
-    /// It is going at this moment: wait.
-    Leaving,
-    /// There is less room than that, even if all went that may go.
-    NoRoom { room_bytes: u64 },
-}
-
-impl Kept {
-    /// What a row says, with its time on the boot clock: `now` and `wall` are the same moment. A use in the future, after
-    /// a clock was set back, counts as now.
-    pub(super) fn from_row(row: BlobRow, now: i64, wall: i64) -> Self {
-        Self {
-            digest: row.digest,
-            size: row.size,
-            media_type: row.media_type,
-            added_at: row.added_at,
-            used_at: now.saturating_sub(wall.saturating_sub(row.used_at).max(0)),
-            uses: row.uses,
-            serial: 0,
-            readers: 0,
-            pinned: false,
-            held: None,
-        }
-    }
-
-    /// The way back.
-    pub(super) fn to_row(&self, now: i64, wall: i64) -> BlobRow {
-        BlobRow {
-            digest: self.digest,
-            size: self.size,
-            media_type: self.media_type.clone(),
-            added_at: self.added_at,
-            used_at: wall.saturating_sub(now.saturating_sub(self.used_at).max(0)),
-            uses: self.uses,
-        }
-    }
-}
-
-/// What a reader needs.
-#[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) size: u64,
-    pub(super) media_type: Option<Arc<str>>,
-    pub(super) serial: u64,
-}
-
-/// How many bytes are what.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Blobs that can be found.
-    pub blobs: u64,
-    /// Their bytes among the small.
-    pub small_bytes: u64,
-    /// Their bytes among the large.
-    pub large_bytes: u64,
-    /// Their bytes that are pinned.
-    pub pinned_bytes: u64,
-    /// Room taken by fills, in whole.
-    pub filling_bytes: u64,
-    /// Bytes of fills that nobody is at.
-    pub parked_bytes: u64,
-    /// Damaged files that were set aside.
-    pub aside_bytes: u64,
-    /// Removed while somebody reads them, or kept only for that.
-    pub lingering_bytes: u64,
-}
-
-impl Usage {
-    /// All of it: what the cap is for.
-    #[must_use]
-    pub const fn total_bytes(&self) -> u64 {
-        self.small_bytes
-            + self.large_bytes
-            + self.pinned_bytes
-            + self.filling_bytes
-            + self.parked_bytes
-            + self.aside_bytes
-            + self.lingering_bytes
-    }
-}
-
 impl Shelf {
     pub(super) fn new(cap_bytes: u64, small_max_bytes: u64) -> Self {
         Self {
@@ -193,7 +58,12 @@ impl Shelf {
         self.serial += 1;
         let held = pinned.then(|| self.part_or_large(size));
         let serial = self.serial;
-        let kept = Kept { serial, pinned, held, ..kept };
+        let kept = Kept {
+            serial,
+            pinned,
+            held,
+            ..kept
+        };
         self.spots.insert(key, Spot::Kept(kept));
         if let Some(held) = held {
             let evicted = self.policy.hold(held.part, held.bytes);
@@ -205,30 +75,6 @@ impl Shelf {
         }
         // The part matters for what is being read, and nobody reads anything yet.
         self.absorb(Part::Large, evicted)
-    }
-
-    /// Notes what else takes room on disk: a fill of which so many bytes are there.
-    pub(super) fn load_parked(&mut self, digest: Digest, bytes: u64, since: i64) -> Vec<Victim> {
-        let held = self.part_or_large(bytes);
-        self.spots.insert(key_of(&digest), Spot::Parked { digest, held, since });
-        let evicted = self.policy.hold(held.part, held.bytes);
-        self.absorb(held.part, evicted)
-    }
-
-    /// Notes a file that was set aside.
-    pub(super) fn load_aside(&mut self, digest: &Digest, bytes: u64) -> Vec<Victim> {
-        let held = self.part_or_large(bytes);
-        self.forget_aside(digest);
-        self.aside.insert(key_of(digest), held);
-        let evicted = self.policy.hold(held.part, held.bytes);
-        self.absorb(held.part, evicted)
-    }
-
-    /// A file that was set aside is gone.
-    pub(super) fn forget_aside(&mut self, digest: &Digest) {
-        if let Some(held) = self.aside.remove(&key_of(digest)) {
-            self.policy.release(held.part, held.bytes);
-        }
     }
 
     pub(super) fn kept(&self, digest: &Digest) -> Option<&Kept> {
@@ -293,121 +139,10 @@ impl Shelf {
         }
     }
 
-    /// Makes room for a blob that is to be filled.
-    pub(super) fn reserve(&mut self, digest: &Digest, size: u64) -> Reserved {
-        let key = key_of(digest);
-        match self.spots.get(&key) {
-            Some(Spot::Kept(_)) => return Reserved::Present,
-            Some(Spot::Filling { .. }) => return Reserved::Busy,
-            Some(Spot::Leaving(_)) => return Reserved::Leaving,
-            // It goes on where it stopped.
-            Some(Spot::Parked { held, .. }) => {
-                let held = *held;
-                self.policy.release(held.part, held.bytes);
-            }
-            None => {}
-        }
-        let Some(part) = self.policy.part_for(size, self.busy()) else {
-            if let Some(Spot::Parked { held, .. }) = self.spots.get(&key) {
-                let nothing = self.policy.hold(held.part, held.bytes);
-                debug_assert!(nothing.is_empty(), "it was held until now");
-            }
-            let room_bytes = self.policy.free_bytes().saturating_sub(self.busy()[1]);
-            return Reserved::NoRoom { room_bytes };
-        };
-        let held = Held { part, bytes: size };
-        let digest = *digest;
-        self.spots.insert(key, Spot::Filling { digest, held });
-        let evicted = self.policy.hold(part, size);
-        Reserved::Room(self.absorb(part, evicted))
-    }
-
-    /// A fill was committed: from now on the blob is found.
-    pub(super) fn filled(
-        &mut self,
-        digest: &Digest,
-        media_type: Option<Arc<str>>,
-        now: (i64, i64),
-        pinned: bool,
-    ) -> Vec<Victim> {
-        let Some((key, digest, held)) = self.take_filling(digest) else {
-            return Vec::new();
-        };
-        let (used_at, added_at) = now;
-        self.serial += 1;
-        let kept = Kept {
-            digest,
-            size: held.bytes,
-            media_type,
-            added_at,
-            used_at,
-            uses: 1,
-            serial: self.serial,
-            readers: 0,
-            pinned,
-            held: pinned.then_some(held),
-        };
-        self.spots.insert(key, Spot::Kept(kept));
-        if pinned {
-            return Vec::new();
-        }
-        let evicted = self.policy.settle(held.part, key, held.bytes);
-        self.absorb(held.part, evicted)
-    }
-
-    /// Nobody is at a fill any more; so many of its bytes are there.
-    pub(super) fn unfilled(&mut self, digest: &Digest, present_bytes: u64, now: i64) {
-        let Some((key, digest, held)) = self.take_filling(digest) else {
-            return;
-        };
-        self.policy.release(held.part, held.bytes);
-        let bytes = present_bytes.min(held.bytes);
-        if bytes > 0 {
-            let held = Held { bytes, ..held };
-            let nothing = self.policy.hold(held.part, bytes);
-            debug_assert!(nothing.is_empty(), "it was held already");
-            self.spots.insert(key, Spot::Parked { digest, held, since: now });
-        }
-    }
-
-    fn take_filling(&mut self, digest: &Digest) -> Option<(Key, Digest, Held)> {
-        let key = key_of(digest);
-        match self.spots.get(&key)? {
-            Spot::Filling { digest, held } => {
-                let (digest, held) = (*digest, *held);
-                self.spots.remove(&key);
-                Some((key, digest, held))
-            }
-            Spot::Kept(_) | Spot::Parked { .. } | Spot::Leaving(_) => None,
-        }
-    }
-
     /// Gives up so many bytes of the large, for a disk that is full before the cap is reached.
     pub(super) fn shed(&mut self, bytes: u64) -> Vec<Victim> {
         let evicted = self.policy.shed(Part::Large, bytes);
         self.absorb(Part::Large, evicted)
-    }
-
-    /// Takes a parked fill out, if nobody was faster. It is gone after [`Shelf::gone`].
-    pub(super) fn take_parked(&mut self, digest: &Digest) -> Option<Victim> {
-        let key = key_of(digest);
-        let Some(Spot::Parked { held, .. }) = self.spots.get(&key) else {
-            return None;
-        };
-        let (size, held) = (held.bytes, Some(*held));
-        let leaving = Leaving { serial: 0, readers: 0, held };
-        self.spots.insert(key, Spot::Leaving(leaving));
-        let digest = *digest;
-        Some(Victim { digest, size })
-    }
-
-    /// Fills that nobody has been at since `before`, on the boot clock.
-    pub(super) fn parked(&self, before: i64) -> Vec<Digest> {
-        let parked = self.spots.values().filter_map(|spot| match spot {
-            Spot::Parked { digest, since, .. } if *since < before => Some(*digest),
-            Spot::Parked { .. } | Spot::Kept(_) | Spot::Filling { .. } | Spot::Leaving(_) => None,
-        });
-        parked.collect()
     }
 
     /// Takes a blob out, whatever the policy and pins say: those who read it may end.
@@ -464,12 +199,22 @@ impl Shelf {
         match kept {
             Some(kept) => {
                 let (held, pinned) = (Some(held), true);
-                let kept = Kept { held, pinned, readers, serial, ..kept };
+                let kept = Kept {
+                    held,
+                    pinned,
+                    readers,
+                    serial,
+                    ..kept
+                };
                 self.spots.insert(key, Spot::Kept(kept));
             }
             None => {
                 let held = Some(held);
-                let leaving = Leaving { serial, readers, held };
+                let leaving = Leaving {
+                    serial,
+                    readers,
+                    held,
+                };
                 self.spots.insert(key, Spot::Leaving(leaving));
             }
         }
@@ -482,7 +227,10 @@ impl Shelf {
 
     /// Whether more is held than there is room: then what was reserved last has to go without.
     pub(super) fn is_over(&self, cap_bytes: u64) -> bool {
-        self.policy.held_bytes().saturating_add(self.policy.used_bytes()) > cap_bytes
+        self.policy
+            .held_bytes()
+            .saturating_add(self.policy.used_bytes())
+            > cap_bytes
     }
 
     /// Gives up what was not used since `before`, on the boot clock, is not pinned and not being read.
@@ -524,7 +272,10 @@ impl Shelf {
                 self.unhold(key);
             }
         } else if let Some(part) = part {
-            let held = Held { part, bytes: kept.size };
+            let held = Held {
+                part,
+                bytes: kept.size,
+            };
             kept.held = Some(held);
             self.policy.remove(&key);
             let nothing = self.policy.hold(part, held.bytes);
@@ -553,39 +304,6 @@ impl Shelf {
         })
     }
 
-    pub(super) fn usage(&self) -> Usage {
-        let mut usage = Usage {
-            small_bytes: self.policy.used_in(Part::Small),
-            large_bytes: self.policy.used_in(Part::Large),
-            aside_bytes: self.aside.values().map(|held| held.bytes).sum(),
-            lingering_bytes: self.lingering.values().map(|one| one.held.bytes).sum(),
-            ..Usage::default()
-        };
-        for spot in self.spots.values() {
-            let sum = match spot {
-                Spot::Kept(kept) => {
-                    usage.blobs += 1;
-                    let held = kept.held.map_or(0, |held| held.bytes);
-                    let sum = if kept.pinned {
-                        &mut usage.pinned_bytes
-                    } else {
-                        &mut usage.lingering_bytes
-                    };
-                    *sum += held;
-                    continue;
-                }
-                Spot::Filling { held, .. } => (&mut usage.filling_bytes, held.bytes),
-                Spot::Parked { held, .. } => (&mut usage.parked_bytes, held.bytes),
-                Spot::Leaving(leaving) => {
-                    let held = leaving.held.map_or(0, |held| held.bytes);
-                    (&mut usage.lingering_bytes, held)
-                }
-            };
-            *sum.0 += sum.1;
-        }
-        usage
-    }
-
     /// Bytes of the small and of the large part that are keys and being read: they may not go.
     fn busy(&self) -> [u64; 2] {
         let mut busy = [0, 0];
@@ -612,7 +330,10 @@ impl Shelf {
                 continue;
             };
             if kept.readers > 0 {
-                let held = Held { part, bytes: kept.size };
+                let held = Held {
+                    part,
+                    bytes: kept.size,
+                };
                 kept.held = Some(held);
                 queue.extend(self.policy.hold(part, held.bytes));
                 continue;
