@@ -15,5 +15,6 @@ mod pulls {
     mod peers;
     mod plain;
     mod resume;
+    mod selected;
     mod sharing;
 }

@@ -11,8 +11,8 @@ use futures_util::stream::{self, Stream};
 use orlop_api::orlop::v1 as api;
 use orlop_api::orlop::v1::images_server::Images as ImagesRpc;
 use orlop_image::images::{
-    Event, ExportRequest, Images, ImportRequest, NoProgress, Progress, PullRequest, PushRequest,
-    Scope,
+    Beside, Event, ExportRequest, Images, ImportRequest, NoProgress, Progress, PullRequest,
+    PushRequest, Scope,
 };
 use orlop_types::ImageName;
 use tokio::sync::mpsc;
@@ -52,7 +52,7 @@ impl ImagesRpc for TransfersService {
             reference: wanted.reference,
             name: None,
             platform: platform(wanted.platform),
-            all_platforms: wanted.all_platforms,
+            beside: beside(wanted.all_platforms),
             snapshotter: parse_optional(&wanted.snapshotter)?,
             skip_unpack: wanted.skip_unpack,
             registry: access(wanted.registry),
@@ -152,6 +152,14 @@ impl ImagesRpc for TransfersService {
             Ok(())
         });
         Ok(Response::new(bridge::exported(work, chunks)))
+    }
+}
+
+fn beside(all_platforms: bool) -> Beside {
+    if all_platforms {
+        Beside::Images
+    } else {
+        Beside::Nothing
     }
 }
 

@@ -53,7 +53,7 @@ pub use export::ExportRequest;
 pub use import::ImportRequest;
 pub use orlop_types::ErrorKind;
 pub use progress::{BlobProgress, BlobState, Event, NoProgress, Progress, UnpackState};
-pub use pull::{PullRequest, Pulled};
+pub use pull::{Beside, Naming, PullRequest, Pulled, Selection};
 pub use push::{PushRequest, PushedImage};
 pub use record::{NoRecorder, Recorder};
 pub use table::{ImageDetails, ImageUsage};

@@ -24,6 +24,7 @@ pub use document::{Document, Index, Manifest, parse_document, read_document};
 pub use error::ModelError;
 pub use media_type::{MediaKind, kind_of, names};
 pub use resolve::Resolution;
+pub(crate) use resolve::offered;
 
 /// The largest manifest or index, in bytes: what registries accept and containerd reads.
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;

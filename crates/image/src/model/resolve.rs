@@ -93,7 +93,7 @@ fn check_size(descriptor: &Descriptor) -> Result<(), ModelError> {
 }
 
 /// The platforms of an index for a message, attestations left out.
-fn offered(index: &Index) -> String {
+pub(crate) fn offered(index: &Index) -> String {
     let mut platforms: Vec<String> = index
         .manifests
         .iter()

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use orlop_image::images::NoProgress;
-use orlop_image::images::{BlobState, Event, PullRequest, UnpackRequest, UnpackState};
+use orlop_image::images::{Beside, BlobState, Event, PullRequest, UnpackRequest, UnpackState};
 use orlop_sys::mount::{Unmount, mount_all, unmount_all};
 use orlop_testkit::registry::{FakeRegistry, Layer};
 use orlop_types::{SnapshotKey, SnapshotterName};
@@ -227,7 +227,7 @@ async fn the_entry_for_this_machine_is_taken_and_attestations_never() {
     assert!(view.content().info(&mine.manifest).is_ok());
     assert!(view.content().info(&other.manifest).is_err());
     let request = PullRequest {
-        all_platforms: true,
+        beside: Beside::Images,
         ..request(&reference)
     };
     engine

@@ -6,6 +6,10 @@
 use orlop_api::containerd::types::transfer::{ImageReference, ImageStore};
 use orlop_meta::{Error, ErrorKind, Image, View};
 use orlop_types::{Descriptor, ImageName, Labels};
+use tonic::Status;
+
+use crate::status;
+use crate::translate::parse;
 
 /// With this label an image goes when the one it names goes.
 const BACK_REFERENCE: &str = "containerd.io/gc.bref.image";
@@ -13,6 +17,22 @@ const BACK_REFERENCE: &str = "containerd.io/gc.bref.image";
 const EXPIRE: &str = "containerd.io/gc.expire";
 /// Any time in the past will do.
 const LONG_AGO: &str = "1970-01-01T00:00:00Z";
+
+/// The name that an image is told of by while it is fetched: the destination's own, or the first other that will be
+/// written.
+///
+/// # Errors
+/// There is none, or none that can be one.
+pub(super) fn first(store: &ImageStore) -> Result<ImageName, Status> {
+    if !store.name.is_empty() {
+        return parse(&store.name);
+    }
+    let names_something = |it: &&ImageReference| !it.is_prefix || it.add_digest;
+    match store.extra_references.iter().find(names_something) {
+        Some(reference) => parse(&reference.name),
+        None => Err(status::missing("an image's name")),
+    }
+}
 
 /// The records for what is transferred as a whole; the destination's own name comes first.
 ///
@@ -118,4 +138,28 @@ fn further_labels(store: &ImageStore, labels: &Labels) -> Labels {
         }
     }
     further
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_without_a_name_is_told_of_by_another() {
+        let reference = |name: &str, is_prefix, add_digest| ImageReference {
+            name: name.to_owned(),
+            is_prefix,
+            add_digest,
+            ..ImageReference::default()
+        };
+        let mut store = ImageStore {
+            extra_references: vec![reference("a", true, false)],
+            ..ImageStore::default()
+        };
+        assert!(first(&store).is_err());
+        store.extra_references.push(reference("b", true, true));
+        assert_eq!(first(&store).unwrap().as_str(), "b");
+        store.name = "c".to_owned();
+        assert_eq!(first(&store).unwrap().as_str(), "c");
+    }
 }

@@ -1,11 +1,14 @@
 //! Pulls and pushes.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use orlop_api::containerd::types::transfer::{ImageStore, OciRegistry, RegistryResolver};
-use orlop_image::images::{NoProgress, PullRequest, PushRequest, RegistryAccess, UnpackRequest};
-use orlop_types::{ImageName, Platform};
+use orlop_image::images::{
+    Beside, NoProgress, PullRequest, PushRequest, RegistryAccess, Selection, UnpackRequest,
+};
+use orlop_types::{Descriptor, ImageName};
 use tonic::Status;
 
 use super::credentials::StreamCredentials;
@@ -26,46 +29,32 @@ impl TransferService {
         teller: &Teller,
     ) -> Result<(), Status> {
         let from = format!("OCI Registry ({})", source.reference);
-        let access = self.access(&caller, &source)?;
-        let name: ImageName = parse(&target.name)?;
-        let own_labels = labels(target.labels.clone())?;
-        let scope = scope(caller.clone());
-        teller.say(&format!("Resolving from {from}"));
-        let mut unpacks = unpacks(&target)?;
-        let mut pulled = None;
-        for wanted in each_platform(&target) {
-            let unpack = take_matching(&mut unpacks, wanted.as_ref());
-            let request = PullRequest {
-                reference: source.reference.clone(),
-                name: Some(name.clone()),
-                all_platforms: wanted.is_none(),
-                platform: wanted,
-                skip_unpack: unpack.is_none(),
-                snapshotter: unpack.and_then(|unpack| unpack.snapshotter),
-                registry: access.clone(),
-                labels: own_labels.clone(),
-            };
-            let progress = teller.listener(&name, Direction::Down(from.clone()));
-            let done = self.images.pull(&scope, request, progress).await;
-            pulled = Some(done.map_err(|error| status::of_image(&error))?.image);
-        }
-        for unpack in unpacks {
-            self.unpack(&caller, &name, unpack).await?;
-        }
-        let Some(image) = pulled else { return Ok(()) };
-        let found = image.target.clone();
-        let store = move |view: &orlop_meta::View| {
-            let named = naming::of_target(&target, &own_labels, &found)?;
-            // The first is the image itself, which the pull has named.
-            named
-                .iter()
-                .skip(1)
-                .map(|image| naming::store(view, image))
-                .collect::<Result<Vec<_>, _>>()
+        let name = naming::first(&target)?;
+        let mut unpacks = unpacks(&target)?.into_iter();
+        let unpack = unpacks.next();
+        let request = PullRequest {
+            reference: source.reference.clone(),
+            name: Some(name.clone()),
+            platform: unpack.as_ref().and_then(|unpack| unpack.platform.clone()),
+            beside: Beside::Selected(selection(&target)),
+            skip_unpack: unpack.is_none(),
+            snapshotter: unpack.and_then(|unpack| unpack.snapshotter),
+            registry: self.access(&caller, &source)?,
+            labels: labels(target.labels.clone())?,
         };
-        let further = self.store.run(caller, store).await?;
-        teller.saved(&image);
-        further.iter().for_each(|image| teller.saved(image));
+        teller.say(&format!("Resolving from {from}"));
+        let (scope, own_labels) = (scope(caller.clone()), request.labels.clone());
+        let names = move |found: &Descriptor| Ok(naming::of_target(&target, &own_labels, found)?);
+        let progress = teller.listener(&name, Direction::Down(from.clone()));
+        let pulling = self
+            .images
+            .pull_as(&scope, request, progress, Box::new(names));
+        let pulled = pulling.await.map_err(|error| status::of_image(&error))?;
+        for unpack in unpacks {
+            self.unpack(&caller, &pulled.image.name, unpack).await?;
+        }
+        teller.saved(&pulled.image);
+        pulled.further.iter().for_each(|image| teller.saved(image));
         teller.say(&format!("Completed pull from {from}"));
         Ok(())
     }
@@ -163,60 +152,42 @@ fn check(resolver: &RegistryResolver) -> Result<(), Status> {
     }
 }
 
-/// The platforms to fetch, one after the other; nothing stands for all of them.
-fn each_platform(target: &ImageStore) -> Vec<Option<Platform>> {
-    let wanted = platforms(&target.platforms);
-    if wanted.is_empty() {
-        return vec![None];
+/// What is fetched. The platforms that are unpacked are among it in any case.
+fn selection(target: &ImageStore) -> Selection {
+    Selection {
+        platforms: platforms(&target.platforms),
+        metadata: target.all_metadata,
+        manifests_max: usize::try_from(target.manifest_limit)
+            .ok()
+            .and_then(NonZeroUsize::new),
     }
-    wanted.into_iter().map(Some).collect()
-}
-
-/// Takes the unpacking that a pull for `platform` does on the way. A pull of everything does the first one for this
-/// machine.
-fn take_matching(unpacks: &mut Vec<Unpack>, platform: Option<&Platform>) -> Option<Unpack> {
-    let host = Platform::host();
-    let wanted = platform.unwrap_or(&host);
-    let is_it = |unpack: &Unpack| unpack.platform.as_ref().unwrap_or(&host) == wanted;
-    let place = unpacks.iter().position(is_it)?;
-    Some(unpacks.remove(place))
 }
 
 #[cfg(test)]
 mod tests {
     use orlop_api::containerd::types;
+    use orlop_types::Platform;
     use tonic::Code;
 
     use super::*;
 
-    fn unpack(architecture: Option<&str>) -> Unpack {
-        Unpack {
-            platform: architecture.map(|name| Platform::new("linux", name, None)),
-            snapshotter: None,
-        }
-    }
-
     #[test]
-    fn a_pull_unpacks_what_it_fetches_and_leaves_the_rest_for_later() {
-        let other = Platform::new("linux", "s390x", None);
-        let mut wanted = vec![unpack(Some("s390x")), unpack(None)];
-        assert!(take_matching(&mut wanted, None).unwrap().platform.is_none());
-        assert!(take_matching(&mut wanted, None).is_none());
-        assert!(take_matching(&mut wanted, Some(&other)).is_some());
-        assert!(wanted.is_empty());
-    }
-
-    #[test]
-    fn no_platform_is_every_platform() {
+    fn a_destination_selects_what_is_fetched() {
         let mut target = ImageStore::default();
-        assert_eq!(each_platform(&target), [None]);
+        assert_eq!(selection(&target), Selection::default());
         target.platforms = vec![types::Platform {
             os: "linux".to_owned(),
             architecture: "arm64".to_owned(),
             ..types::Platform::default()
         }];
-        let arm = Platform::new("linux", "arm64", None);
-        assert_eq!(each_platform(&target), [Some(arm)]);
+        target.all_metadata = true;
+        target.manifest_limit = 2;
+        let expected = Selection {
+            platforms: vec![Platform::new("linux", "arm64", None)],
+            metadata: true,
+            manifests_max: NonZeroUsize::new(2),
+        };
+        assert_eq!(selection(&target), expected);
     }
 
     #[test]

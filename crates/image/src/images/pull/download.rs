@@ -67,9 +67,7 @@ impl Pull {
 
     /// Brings one blob into the view's namespace, by whatever way is shortest.
     async fn download(&self, view: &View, blob: &Wanted, source: &Labels) -> Result<(), Error> {
-        let _permit = self
-            .until_stopped(async { self.permits.acquire().await.map_err(|_| Error::Cancelled) })
-            .await?;
+        let _permit = self.until_stopped(self.permit()).await?;
         for _ in 0..DOWNLOADS_MAX {
             if self.is_present(view, blob, source).await? {
                 return Ok(());

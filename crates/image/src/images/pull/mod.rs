@@ -1,6 +1,5 @@
 //! From a reference to an image that can be run.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use orlop_registry::Client;
 use orlop_types::{
     ChainId, Descriptor, Digest, ImageName, Labels, Platform, Reference, SnapshotterName,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::document::{add_snapshot_label, document_labels, load, source_labels, store, verify};
 use super::error::{Error, first_cause};
@@ -24,19 +23,22 @@ use super::progress::{BlobState, Board, Progress, UnpackState};
 use super::rootfs::{Base, Rootfs};
 use super::{Images, RegistryAccess, Scope, blocking};
 use crate::model::{
-    CONFIG_BYTES_MAX, Document, INDEX_DEPTH_MAX, ImageConfig, MANIFEST_BYTES_MAX, Manifest,
-    ModelError, Resolution, chain_ids, parse_document,
+    CONFIG_BYTES_MAX, ImageConfig, MANIFEST_BYTES_MAX, Manifest, Resolution, chain_ids,
+    parse_document,
 };
 
+mod beside;
 mod check;
 mod download;
+mod select;
 
-use check::{check_config_size, check_platform, is_image_entry, refuse_foreign};
+pub use select::{Beside, Selection};
+
+use beside::Other;
+use check::{check_config_size, check_platform, refuse_foreign};
 use download::Blobs;
 
 const PULL: TaskKind = TaskKind::cooperative("image-pull");
-/// More manifests than any honest index lists.
-const MANIFESTS_MAX: usize = 1000;
 
 /// What to pull.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +49,8 @@ pub struct PullRequest {
     pub name: Option<ImageName>,
     /// The machine's own if absent.
     pub platform: Option<Platform>,
-    /// Fetch the images of every platform; only `platform` is unpacked.
-    pub all_platforms: bool,
+    /// What to fetch besides; only the image for `platform` is unpacked.
+    pub beside: Beside,
     /// The default one if absent.
     pub snapshotter: Option<SnapshotterName>,
     /// Fetch without unpacking.
@@ -64,6 +66,8 @@ pub struct PullRequest {
 pub struct Pulled {
     /// Its record.
     pub image: Image,
+    /// Its records under further names.
+    pub further: Vec<Image>,
     /// The committed snapshot of the whole image; none if nothing was unpacked.
     pub chain_id: Option<ChainId>,
     /// Where that is.
@@ -73,6 +77,9 @@ pub struct Pulled {
     /// How long it took.
     pub duration: Duration,
 }
+
+/// Says how an image is called, once it is known what it is: at least one name, and all for the target told.
+pub type Naming = Box<dyn FnOnce(&Descriptor) -> Result<Vec<Image>, Error> + Send>;
 
 /// One pull.
 struct Pull {
@@ -107,13 +114,31 @@ impl Images {
         request: PullRequest,
         progress: Arc<dyn Progress>,
     ) -> Result<Pulled, Error> {
+        let name = match request.name.clone() {
+            Some(name) => name,
+            None => own_name(&parse_reference(&request.reference)?)?,
+        };
+        let labels = request.labels.clone();
+        let names = move |target: &Descriptor| Ok(vec![Image::new(name, target.clone(), labels)]);
+        self.pull_as(scope, request, progress, Box::new(names))
+            .await
+    }
+
+    /// Like [`Self::pull`], but `names` says how the image is called, and with which labels.
+    ///
+    /// # Errors
+    /// As [`Self::pull`], and what `names` says.
+    pub async fn pull_as(
+        &self,
+        scope: &Scope,
+        request: PullRequest,
+        progress: Arc<dyn Progress>,
+        names: Naming,
+    ) -> Result<Pulled, Error> {
         let reference = parse_reference(&request.reference)?;
         let name = match request.name.clone() {
             Some(name) => name,
-            None => {
-                let text = reference.to_string();
-                ImageName::new(&text).map_err(Error::name(&text))?
-            }
+            None => own_name(&reference)?,
         };
         let options = &self.inner.options;
         let pull = |stop| Pull {
@@ -130,8 +155,14 @@ impl Images {
             permits: Semaphore::new(options.downloads_max.max(1)),
         };
         let view = self.view(scope);
-        self.run(PULL, |stop| pull(stop).run(view)).await
+        self.run(PULL, |stop| pull(stop).run(view, names)).await
     }
+}
+
+/// The reference in its normal form, as a name.
+fn own_name(reference: &Reference) -> Result<ImageName, Error> {
+    let text = reference.to_string();
+    ImageName::new(&text).map_err(Error::name(&text))
 }
 
 /// Reads a reference as users write it.
@@ -153,13 +184,13 @@ pub(crate) fn name_image(view: &View, image: &Image) -> Result<Image, Error> {
 }
 
 impl Pull {
-    async fn run(self, view: View) -> Result<Pulled, Error> {
+    async fn run(self, view: View, names: Naming) -> Result<Pulled, Error> {
         let began = Instant::now();
         let (active, name) = (self.images.inner.leases.clone(), self.name.clone());
         let lifetime = self.images.inner.options.lease_lifetime;
         let begin = move || OperationLease::begin(view, &active, name.as_str(), lifetime);
         let lease = blocking("pull-lease", begin).await?;
-        let work = self.under(lease.view());
+        let work = self.under(lease.view(), names);
         let result = self.board.while_doing(work).await;
         let keep = result.as_ref().is_err_and(Error::keeps_partial);
         let ended = blocking("pull-release", move || lease.end(keep)).await;
@@ -167,10 +198,11 @@ impl Pull {
         let error = result.as_ref().err().or(ended.as_ref().err());
         let recorder = &self.images.inner.recorder;
         recorder.pulled(&self.name, bytes, began.elapsed(), error);
-        let (image, chain_id) = result?;
+        let (image, further, chain_id) = result?;
         ended?;
         Ok(Pulled {
             image,
+            further,
             chain_id,
             snapshotter: self.snapshotter,
             bytes_fetched: bytes,
@@ -178,28 +210,55 @@ impl Pull {
         })
     }
 
-    async fn under(&self, view: &View) -> Result<(Image, Option<ChainId>), Error> {
+    async fn under(
+        &self,
+        view: &View,
+        names: Naming,
+    ) -> Result<(Image, Vec<Image>, Option<ChainId>), Error> {
         let target = self.until_stopped(self.resolve()).await?;
         let (descriptor, first) = target;
         self.board.resolved(&self.name, &descriptor);
         let source = source_labels(&self.reference)?;
-        let chosen = self
-            .until_stopped(self.documents(view, &descriptor, first, &source))
-            .await?;
-        let mut rest = Vec::new();
-        if self.request.all_platforms {
-            rest = self
-                .until_stopped(self.others(view, &descriptor, &chosen, &source))
-                .await?;
+        let mut chosen = None;
+        if self.needs_platform() {
+            let documents = self.documents(view, &descriptor, first, &source);
+            chosen = Some(self.until_stopped(documents).await?);
+        } else {
+            let target = async {
+                let bytes = self.document(view, &descriptor, first).await?;
+                self.keep(view, &descriptor, bytes, &source).await
+            };
+            self.until_stopped(target).await?;
         }
-        let chain_id = self.content(view, &chosen, rest, &source).await?;
+        let mut rest = Vec::new();
+        if self.request.beside != Beside::Nothing {
+            let others = self.others(view, &descriptor, chosen.as_ref(), &source);
+            rest = self.until_stopped(others).await?;
+        }
+        let chain_id = self.content(view, chosen.as_ref(), &rest, &source).await?;
         if self.stop.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let image = Image::new(self.name.clone(), descriptor, self.request.labels.clone());
-        let view = view.clone();
-        let image = blocking("image-name", move || name_image(&view, &image)).await?;
-        Ok((image, chain_id))
+        let (named, naming) = (names(&descriptor)?, view.clone());
+        let write = move || named.iter().map(|it| name_image(&naming, it)).collect();
+        let mut images: Vec<Image> = blocking("image-name", write).await?;
+        if images.is_empty() {
+            return Err(Error::Invalid {
+                operation: "pull",
+                subject: self.reference.to_string(),
+                reason: "the image gets no name".to_owned(),
+            });
+        }
+        let image = images.remove(0);
+        Ok((image, images, chain_id))
+    }
+
+    /// Whether there has to be an image for the platform: it is unpacked, or nothing else is fetched.
+    fn needs_platform(&self) -> bool {
+        match self.request.beside {
+            Beside::Nothing | Beside::Images => true,
+            Beside::Selected(_) => !self.request.skip_unpack,
+        }
     }
 
     async fn resolve(&self) -> Result<(Descriptor, Option<Bytes>), Error> {
@@ -275,65 +334,20 @@ impl Pull {
         .await
     }
 
-    /// The manifests of an index besides the chosen one. Attestations are not images.
-    async fn others(
-        &self,
-        view: &View,
-        target: &Descriptor,
-        chosen: &Stored,
-        source: &Labels,
-    ) -> Result<Vec<Stored>, Error> {
-        let mut seen = HashSet::from([chosen.descriptor.digest]);
-        let mut todo = vec![(target.clone(), 0_usize)];
-        let mut found = Vec::new();
-        while let Some((descriptor, depth)) = todo.pop() {
-            if !seen.insert(descriptor.digest) {
-                continue;
-            }
-            if depth > INDEX_DEPTH_MAX || seen.len() > MANIFESTS_MAX {
-                let limit = INDEX_DEPTH_MAX;
-                return Err(Error::model(descriptor.digest)(ModelError::TooDeep {
-                    limit,
-                }));
-            }
-            let bytes = self.document(view, &descriptor, None).await?;
-            let document = parse_document(&descriptor.media_type, &bytes)
-                .map_err(Error::model(descriptor.digest))?;
-            self.keep(view, &descriptor, bytes, source).await?;
-            match document {
-                Document::Manifest(manifest) => found.push(Stored {
-                    descriptor,
-                    manifest: *manifest,
-                }),
-                Document::Index(index) => {
-                    let entries = index.manifests.into_iter();
-                    todo.extend(
-                        entries
-                            .filter(is_image_entry)
-                            .map(|entry| (entry, depth + 1)),
-                    );
-                }
-            }
-        }
-        Ok(found)
-    }
-
     /// Brings all blobs, and unpacks those of the chosen manifest.
     async fn content(
         &self,
         view: &View,
-        chosen: &Stored,
-        rest: Vec<Stored>,
+        chosen: Option<&Stored>,
+        rest: &[Other],
         source: &Labels,
     ) -> Result<Option<ChainId>, Error> {
         let mut blobs = Blobs::default();
-        for other in &rest {
-            refuse_foreign(&other.manifest)?;
-            let manifest = &other.manifest;
-            for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
-                blobs.add(&self.board, blob, UnpackState::None);
-            }
-        }
+        self.add_others(&mut blobs, rest)?;
+        let Some(chosen) = chosen else {
+            self.download_all(view, &blobs, source).await?;
+            return Ok(None);
+        };
         refuse_foreign(&chosen.manifest)?;
         let manifest = &chosen.manifest;
         if manifest.is_image() && !self.request.skip_unpack {
@@ -473,6 +487,11 @@ impl Pull {
         let keep = move || store(&view, &descriptor, &bytes, &labels);
         blocking("document-store", keep).await?;
         Ok(config)
+    }
+
+    /// A place among the requests that this pull makes at once.
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.permits.acquire().await.map_err(|_| Error::Cancelled)
     }
 
     async fn until_stopped<T>(
