@@ -14,6 +14,7 @@ use orlop_base::task::TaskTree;
 use orlop_content::Store;
 use orlop_image::images::{Images, ImagesOptions, NoRecorder};
 use orlop_meta::{Backends, Db};
+use orlop_mounts::Store as Mounts;
 use orlop_registry::{Client, ClientOptions, DockerConfig, FetchOptions, HostTree, MemoryBudget};
 use orlop_runtime::pod::PodProbe;
 use orlop_runtime::probe::{OciRuntime, find_executable, oci_runtime};
@@ -62,9 +63,14 @@ impl Engine {
             .keys()
             .map(|name| (name.clone(), root.join("snapshots").join(name.as_str())))
             .collect();
+        let mounts = Mounts::open(
+            &config.engine.state.join("mounts"),
+            std::slice::from_ref(root),
+        );
         let backends = Backends {
             content: Some(Arc::new(content)),
             snapshotters,
+            mounts: Some(Arc::new(mounts.context("cannot open engine.state/mounts")?)),
         };
         let db = Db::open(&root.join("meta.db"), Arc::clone(clock), backends)
             .context("cannot open the database")?;
@@ -111,7 +117,7 @@ pub(crate) fn open_stores(root: &Path, clock: SharedClock) -> anyhow::Result<Db>
     let content = Store::open(&root.join("content")).context("cannot open the blob store")?;
     let backends = Backends {
         content: Some(Arc::new(content)),
-        snapshotters: BTreeMap::new(),
+        ..Backends::default()
     };
     Db::open(&root.join("meta.db"), clock, backends).context("cannot open the database")
 }
@@ -207,6 +213,9 @@ fn services_of(oci_runtimes: &[OciRuntime]) -> Vec<Component> {
         ("io.containerd.differ.v1", "walking"),
         ("io.containerd.streaming.v1", "manager"),
         ("io.containerd.transfer.v1", "local"),
+        ("io.containerd.mount-manager.v1", "sqlite"),
+        ("io.containerd.mount-handler.v1", "loop"),
+        ("io.containerd.mount-handler.v1", "erofs"),
     ];
     let parts = parts.map(|(kind, id)| Component::working(kind, id));
     let services = GRPC.map(|id| Component::working("io.containerd.grpc.v1", id));

@@ -149,6 +149,7 @@ impl CollectionFigures {
             ("image", removed.images),
             ("lease", removed.leases),
             ("ingest", removed.ingests),
+            ("mount", removed.mounts),
         ];
         for (resource, count) in counts {
             if count > 0 {

@@ -65,6 +65,7 @@ impl Roots {
         let backends = Backends {
             content: Some(Arc::new(content)),
             snapshotters: BTreeMap::new(),
+            mounts: None,
         };
         let clock: SharedClock = Arc::new(ManualClock::new());
         Db::open(&self.folder.path().join("meta.db"), clock, backends).unwrap()

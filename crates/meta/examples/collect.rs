@@ -87,6 +87,7 @@ fn snapshots(folder: &Path) -> Outcome {
     let backends = Backends {
         content: None,
         snapshotters: BTreeMap::from([(name.clone(), backend)]),
+        mounts: None,
     };
     let db = Db::open(&folder.join("meta.db"), SystemClock::shared(), backends)?;
     let collector = Collector::new(db.clone());

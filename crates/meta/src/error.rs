@@ -100,7 +100,7 @@ pub enum Error {
     /// This daemon has no such backend.
     #[error("{kind} {name:?} is not configured")]
     NoBackend {
-        /// `snapshotter` or `content store`.
+        /// `snapshotter`, `content store` or `store of mounts`.
         kind: &'static str,
         /// Its name.
         name: String,
@@ -157,6 +157,17 @@ pub enum Error {
         #[source]
         source: Arc<orlop_snapshot::Error>,
     },
+    /// Mounts could not be made ahead, or not be taken down.
+    #[error("cannot {operation} mounts {name:?}")]
+    Mounts {
+        /// What was tried.
+        operation: &'static str,
+        /// The activation.
+        name: String,
+        /// What the store says.
+        #[source]
+        source: Arc<orlop_mounts::Error>,
+    },
 }
 
 impl Error {
@@ -180,6 +191,7 @@ impl Error {
             Self::Io { .. } => "ORL-E4014",
             Self::Content { source, .. } => source.code(),
             Self::Snapshot { source, .. } => source.code(),
+            Self::Mounts { source, .. } => source.code(),
         }
     }
 
@@ -204,6 +216,7 @@ impl Error {
             }
             Self::InUse { .. } => ErrorKind::Unavailable,
             Self::Snapshot { source, .. } => kind_of_snapshot(source),
+            Self::Mounts { source, .. } => source.kind(),
             Self::Content { source, .. } => crate::content::kind_of(source),
             Self::NewerSchema { .. }
             | Self::OlderSchema { .. }
@@ -229,6 +242,18 @@ impl Error {
         move |source| Self::Io {
             operation,
             path,
+            source: Arc::new(source),
+        }
+    }
+
+    pub(crate) fn mounts(
+        operation: &'static str,
+        name: &str,
+    ) -> impl FnOnce(orlop_mounts::Error) -> Self {
+        let name = name.to_owned();
+        move |source| Self::Mounts {
+            operation,
+            name,
             source: Arc::new(source),
         }
     }

@@ -18,6 +18,7 @@
 //! Every call blocks, some for an fsync: from async code use the blocking pool. Callers that write at the same time
 //! share one fsync.
 
+mod activations;
 mod claims;
 mod content;
 mod db;
@@ -36,11 +37,13 @@ mod time;
 mod view;
 mod watch;
 
+pub use activations::{Activation, Activations, WantedMounts};
 pub use content::{AdoptedFile, Blob, Content, Ingest, IngestOptions, IngestStatus, Opened};
 pub use db::{Backends, Committed, Db};
 pub use error::Error;
 pub use event::Event;
 pub use orlop_content::{AdoptMethod, ContentError, Expected};
+pub use orlop_mounts::Active as ActiveMount;
 pub use orlop_snapshot::{
     ApplyTarget as SnapshotTarget, Kind as SnapshotKind, Usage as SnapshotUsage, Whiteouts,
 };

@@ -27,6 +27,7 @@ pub(crate) enum NodeKind {
     Lease = 5,
     Ingest = 6,
     Sandbox = 7,
+    Mount = 8,
 }
 
 impl NodeKind {
@@ -40,6 +41,7 @@ impl NodeKind {
             Self::Lease => "lease",
             Self::Ingest => "ingest",
             Self::Sandbox => "sandbox",
+            Self::Mount => "mount",
         }
     }
 }

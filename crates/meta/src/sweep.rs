@@ -22,6 +22,8 @@ pub(crate) enum SweepKind {
     Snapshot = 3,
     /// What a snapshotter put aside and has not deleted yet; the scope is its name, the key empty.
     Leftovers = 4,
+    /// Mounts made ahead; the key is their number.
+    Mount = 5,
 }
 
 impl SweepKind {
@@ -32,6 +34,7 @@ impl SweepKind {
             Self::Ingest => "ingest",
             Self::Snapshot => "snapshot",
             Self::Leftovers => "leftovers",
+            Self::Mount => "mount",
         }
     }
 }

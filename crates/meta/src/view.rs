@@ -2,6 +2,7 @@
 
 use orlop_types::{LeaseId, Namespace, SnapshotterName};
 
+use crate::activations::Activations;
 use crate::content::Content;
 use crate::db::Tx;
 use crate::records::{Containers, Images, Leases, Sandboxes, Tasks};
@@ -74,6 +75,12 @@ impl View {
     #[must_use]
     pub fn snapshots(&self, snapshotter: &SnapshotterName) -> Snapshots<'_> {
         Snapshots::new(self, snapshotter.clone())
+    }
+
+    /// Mounts made ahead.
+    #[must_use]
+    pub const fn activations(&self) -> Activations<'_> {
+        Activations::new(self)
     }
 
     /// The namespace.

@@ -356,6 +356,7 @@ fn open(folder: &Path) -> Db {
     let backends = Backends {
         content: Some(Arc::new(store)),
         snapshotters: BTreeMap::from([(native(), Arc::new(backend) as Arc<dyn Snapshotter>)]),
+        mounts: None,
     };
     Db::open(&folder.join("meta.db"), SystemClock::shared(), backends).unwrap()
 }

@@ -59,6 +59,7 @@ impl Node {
         let backends = Backends {
             content: None,
             snapshotters: BTreeMap::from([(name(), Arc::new(backend) as Arc<dyn Snapshotter>)]),
+            mounts: None,
         };
         let clock = ManualClock::new();
         let shared: SharedClock = Arc::new(clock.clone());

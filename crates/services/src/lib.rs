@@ -147,7 +147,6 @@ fn facts(routes: &mut RoutesBuilder, parts: Parts) {
     };
     routes
         .add_service(limited!(VersionServer::new(version)))
-        .add_service(limited!(MountsServer::new(mounts::MountsService)))
         .add_service(limited!(IntrospectionServer::new(introspection)))
         .add_service(limited!(HealthServer::new(health::HealthService)));
 }
@@ -228,6 +227,9 @@ fn records(routes: &mut RoutesBuilder, store: &store::Store) {
             snapshots::SnapshotsService { store: store() }
         )))
         .add_service(limited!(StoreServer::new(sandboxes::SandboxesService {
+            store: store()
+        })))
+        .add_service(limited!(MountsServer::new(mounts::MountsService {
             store: store()
         })))
         .add_service(limited!(EventsServer::new(events::EventsService {

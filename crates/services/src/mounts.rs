@@ -1,22 +1,29 @@
-//! `containerd.services.mounts.v1`: mounts that the daemon makes ahead of a task, for kinds that the kernel cannot make.
+//! `containerd.services.mounts.v1`: mounts that the daemon makes ahead of a task or for somebody who wants to look, for
+//! kinds that the kernel cannot make by itself.
 //!
-//! The snapshots of this daemon are mounts that the kernel makes by itself, and there are no handlers for others. So there
-//! is never an activation: containerd answers the same when nothing needs its help, and clients then go on with the
-//! mounts they have.
+//! When nothing needs help the answer is `UNIMPLEMENTED`, as containerd's is, and clients make the mounts they have.
 
-use futures_util::stream::{self, Empty};
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
+
+use futures_util::stream::{self, Stream};
 use orlop_api::containerd::services::mounts::v1 as api;
 use orlop_api::containerd::services::mounts::v1::mounts_server::Mounts;
-use orlop_types::filter::Filters;
+use orlop_api::containerd::types;
+use orlop_meta::{Activation, ActiveMount, View, WantedMounts};
+use orlop_types::ActivationName;
 use tonic::{Request, Response, Status};
 
 use crate::request;
 use crate::status;
-use crate::translate::required;
+use crate::store::Store;
+use crate::translate::{labels, mount, mount_message, parse, paths, required, timestamp};
 
-/// Answers for the activations that there are: none.
+/// Keeps activations.
 #[derive(Debug)]
-pub(crate) struct MountsService;
+pub(crate) struct MountsService {
+    pub(crate) store: Store,
+}
 
 #[tonic::async_trait]
 impl Mounts for MountsService {
@@ -24,109 +31,109 @@ impl Mounts for MountsService {
         &self,
         request: Request<api::ActivateRequest>,
     ) -> Result<Response<api::ActivateResponse>, Status> {
-        let (_, wanted) = request::open(request)?;
-        check_name(&wanted.name)?;
+        let (caller, wanted) = request::open(request)?;
+        let name = name_of(&wanted.name)?;
         if wanted.mounts.is_empty() {
             return Err(status::missing("mounts"));
         }
-        let kinds: Vec<&str> = wanted.mounts.iter().map(|it| it.r#type.as_str()).collect();
-        Err(status::unimplemented(format!(
-            "mounts of type {} are made by the kernel, or not at all",
-            kinds.join(", ")
-        )))
+        let labels = labels(wanted.labels)?;
+        let kinds: Vec<String> = wanted.mounts.iter().map(|it| it.r#type.clone()).collect();
+        let wanted = WantedMounts {
+            mounts: wanted.mounts.into_iter().map(mount).collect(),
+            temporary: wanted.temporary,
+        };
+        // A new file system takes a program and its time.
+        let made = self.store.run_long(caller, move |view| {
+            view.activations().activate(&name, wanted, &labels)
+        });
+        match made.await? {
+            Some(made) => Ok(Response::new(api::ActivateResponse {
+                info: Some(message(made)),
+            })),
+            None => Err(status::unimplemented(format!(
+                "mounts of type {} need no help: whoever wants them makes them",
+                kinds.join(", ")
+            ))),
+        }
     }
 
     async fn deactivate(
         &self,
         request: Request<api::DeactivateRequest>,
     ) -> Result<Response<()>, Status> {
-        let (_, wanted) = request::open(request)?;
-        Err(unknown(&wanted.name))
+        let (caller, wanted) = request::open(request)?;
+        let name = name_of(&wanted.name)?;
+        let job = move |view: &View| view.activations().deactivate(&name);
+        self.store.run_long(caller, job).await?;
+        Ok(Response::new(()))
     }
 
     async fn info(
         &self,
         request: Request<api::InfoRequest>,
     ) -> Result<Response<api::InfoResponse>, Status> {
-        let (_, wanted) = request::open(request)?;
-        Err(unknown(&wanted.name))
+        let (caller, wanted) = request::open(request)?;
+        let name = name_of(&wanted.name)?;
+        let job = move |view: &View| view.activations().find(&name);
+        let info = Some(message(self.store.run(caller, job).await?));
+        Ok(Response::new(api::InfoResponse { info }))
     }
 
     async fn update(
         &self,
         request: Request<api::UpdateRequest>,
     ) -> Result<Response<api::UpdateResponse>, Status> {
-        let (_, wanted) = request::open(request)?;
-        Err(unknown(&required(wanted.info, "info")?.name))
+        let (caller, wanted) = request::open(request)?;
+        let info = required(wanted.info, "info")?;
+        let (name, labels) = (name_of(&info.name)?, labels(info.labels)?);
+        let fields = paths(wanted.update_mask);
+        let updated = self.store.run(caller, move |view| {
+            view.activations().update(&name, &labels, &fields)
+        });
+        let info = Some(message(updated.await?));
+        Ok(Response::new(api::UpdateResponse { info }))
     }
 
-    type ListStream = Empty<Result<api::ListMessage, Status>>;
+    type ListStream = Pin<Box<dyn Stream<Item = Result<api::ListMessage, Status>> + Send>>;
 
     async fn list(
         &self,
         request: Request<api::ListRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
-        let (_, wanted) = request::open(request)?;
-        Filters::parse(&wanted.filters).map_err(|error| status::invalid(&error))?;
-        Ok(Response::new(stream::empty()))
+        let (caller, wanted) = request::open(request)?;
+        let job = move |view: &View| view.activations().list(&wanted.filters);
+        let found = self.store.run(caller, job).await?.into_iter();
+        let messages = found.map(|activation| {
+            let info = Some(message(activation));
+            Ok(api::ListMessage { info })
+        });
+        Ok(Response::new(Box::pin(stream::iter(messages))))
     }
 }
 
-fn check_name(name: &str) -> Result<(), Status> {
+fn name_of(name: &str) -> Result<ActivationName, Status> {
     if name.is_empty() {
         return Err(status::missing("name"));
     }
-    Ok(())
+    parse(name)
 }
 
-fn unknown(name: &str) -> Status {
-    match check_name(name) {
-        Ok(()) => status::not_found(format!("activation {name:?}")),
-        Err(missing) => missing,
+fn message(activation: Activation) -> types::ActivationInfo {
+    types::ActivationInfo {
+        name: activation.name.to_string(),
+        active: activation.active.into_iter().map(active_message).collect(),
+        system: activation.system.into_iter().map(mount_message).collect(),
+        labels: activation.labels.into(),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use orlop_api::containerd::types;
-    use tonic::Code;
-
-    use super::*;
-
-    fn of<T>(message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        let headers = request.metadata_mut();
-        headers.insert("containerd-namespace", "a".parse().unwrap());
-        request
-    }
-
-    #[tokio::test]
-    async fn clients_are_told_to_make_their_mounts_themselves() {
-        let mut wanted = api::ActivateRequest {
-            name: "web".to_owned(),
-            ..api::ActivateRequest::default()
-        };
-        let empty = MountsService.activate(of(wanted.clone())).await;
-        assert_eq!(empty.unwrap_err().code(), Code::InvalidArgument);
-        wanted.mounts = vec![types::Mount {
-            r#type: "overlay".to_owned(),
-            ..types::Mount::default()
-        }];
-        let refused = MountsService.activate(of(wanted)).await;
-        assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
-    }
-
-    #[tokio::test]
-    async fn there_is_no_activation() {
-        for (name, code) in [("web", Code::NotFound), ("", Code::InvalidArgument)] {
-            let name = name.to_owned();
-            let info = MountsService.info(of(api::InfoRequest { name })).await;
-            assert_eq!(info.unwrap_err().code(), code);
-        }
-        let all = MountsService.list(of(api::ListRequest::default())).await;
-        assert!(all.is_ok());
-        let filters = vec!["==".to_owned()];
-        let bad = MountsService.list(of(api::ListRequest { filters })).await;
-        assert_eq!(bad.map(drop).unwrap_err().code(), Code::InvalidArgument);
+fn active_message(active: ActiveMount) -> types::ActiveMount {
+    let since = Duration::from_nanos(active.mounted_at_nanos.unsigned_abs());
+    let device = active.device.map(|path| ("device".to_owned(), path));
+    types::ActiveMount {
+        mount: Some(mount_message(active.mount)),
+        mounted_at: Some(timestamp(SystemTime::UNIX_EPOCH + since)),
+        mount_point: active.mount_point,
+        data: device.into_iter().collect(),
     }
 }

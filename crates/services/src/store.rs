@@ -37,6 +37,22 @@ impl Store {
             .map_err(|error| status::of_meta(&error))
     }
 
+    /// As [`Store::run`], for a job that may wait for others: for a program, or for a device.
+    ///
+    /// # Errors
+    /// What the job says, as a status.
+    pub(crate) async fn run_long<T: Send + 'static>(
+        &self,
+        caller: Caller,
+        job: impl FnOnce(&View) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let view = self.view(caller);
+        blocking::run_long(JOB, move || job(&view))
+            .await
+            .map_err(|error| status::of_blocking(&error))?
+            .map_err(|error| status::of_meta(&error))
+    }
+
     /// Runs `job` on records of every namespace.
     ///
     /// # Errors

@@ -178,6 +178,10 @@ id!(
     SnapshotKey, "snapshot key", check_key
 );
 id!(
+    /// What a client calls mounts that it has made ahead. Clients choose freely: never a path.
+    ActivationName, "activation name", check_key
+);
+id!(
     /// The reference under which a blob is being written. Clients choose freely: never a path.
     IngestRef, "ingest reference", check_key
 );

@@ -30,8 +30,8 @@ pub use digest::{Algorithm, ChainId, Digest, DigestError};
 pub use glob::{Glob, GlobError};
 pub use idmap::{IdMapFault, IdMaps, IdRange};
 pub use ids::{
-    ContainerId, ExecId, IdError, ImageName, IngestRef, LeaseId, Namespace, SandboxId, SnapshotKey,
-    SnapshotterName,
+    ActivationName, ContainerId, ExecId, IdError, ImageName, IngestRef, LeaseId, Namespace,
+    SandboxId, SnapshotKey, SnapshotterName,
 };
 pub use kind::{ErrorKind, chain};
 pub use labels::{LabelError, Labels};

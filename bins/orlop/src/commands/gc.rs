@@ -53,6 +53,7 @@ pub(crate) enum Kind {
     Content,
     Snapshot,
     Ingest,
+    Mount,
 }
 
 #[derive(Debug, Serialize)]
@@ -266,6 +267,7 @@ fn kind_name(kind: ResourceKind) -> &'static str {
         ResourceKind::Content => "content",
         ResourceKind::Snapshot => "snapshot",
         ResourceKind::Ingest => "ingest",
+        ResourceKind::Mount => "mount",
     }
 }
 
@@ -280,6 +282,7 @@ impl Kind {
             Self::Content => ResourceKind::Content,
             Self::Snapshot => ResourceKind::Snapshot,
             Self::Ingest => ResourceKind::Ingest,
+            Self::Mount => ResourceKind::Mount,
         }
     }
 }

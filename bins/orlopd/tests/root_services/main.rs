@@ -11,8 +11,10 @@
 mod collect;
 mod content;
 mod ctr;
+mod mounts;
 mod orlop;
 mod peers;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod transfer;

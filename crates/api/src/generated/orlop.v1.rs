@@ -1578,6 +1578,8 @@ pub enum ResourceKind {
     Content = 6,
     Snapshot = 7,
     Ingest = 8,
+    /// Mounts made ahead of their user.
+    Mount = 9,
 }
 impl ResourceKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1595,6 +1597,7 @@ impl ResourceKind {
             Self::Content => "RESOURCE_KIND_CONTENT",
             Self::Snapshot => "RESOURCE_KIND_SNAPSHOT",
             Self::Ingest => "RESOURCE_KIND_INGEST",
+            Self::Mount => "RESOURCE_KIND_MOUNT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1609,6 +1612,7 @@ impl ResourceKind {
             "RESOURCE_KIND_CONTENT" => Some(Self::Content),
             "RESOURCE_KIND_SNAPSHOT" => Some(Self::Snapshot),
             "RESOURCE_KIND_INGEST" => Some(Self::Ingest),
+            "RESOURCE_KIND_MOUNT" => Some(Self::Mount),
             _ => None,
         }
     }

@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::records::Namespaces;
 use crate::time::to_nanos;
 use crate::watch::{WatchGuard, Watchers};
-use crate::{Error, View, schema, snapshots};
+use crate::{Error, View, activations, schema, snapshots};
 
 mod readers;
 mod writer;
@@ -40,6 +40,8 @@ pub struct Backends {
     pub content: Option<Arc<orlop_content::Store>>,
     /// Where snapshots' files are, by the name clients ask for.
     pub snapshotters: BTreeMap<SnapshotterName, Arc<dyn Snapshotter>>,
+    /// Where mounts are made ahead.
+    pub mounts: Option<Arc<orlop_mounts::Store>>,
 }
 
 impl Backends {
@@ -68,6 +70,7 @@ impl Backends {
         Ok(Self {
             content: Some(Arc::new(content)),
             snapshotters: BTreeMap::from(named),
+            mounts: None,
         })
     }
 }
@@ -78,6 +81,7 @@ impl fmt::Debug for Backends {
             .debug_struct("Backends")
             .field("content", &self.content.is_some())
             .field("snapshotters", &self.snapshotters.keys())
+            .field("mounts", &self.mounts.is_some())
             .finish()
     }
 }
@@ -142,6 +146,13 @@ impl Db {
             tracing::info!(
                 snapshots = interrupted,
                 "interrupted preparations are swept"
+            );
+        }
+        let lost = activations::recover(&db)?;
+        if lost > 0 {
+            tracing::info!(
+                activations = lost,
+                "lost or half-made mounts are taken down"
             );
         }
         Ok(db)

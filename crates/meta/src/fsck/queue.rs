@@ -71,6 +71,7 @@ fn is_named(db: &Db, entry: &Entry) -> Result<bool, Error> {
             [number],
         ),
         (3, Ok(number)) => exists(db, "SELECT 1 FROM snapshots WHERE number = ?1", [number]),
+        (5, Ok(number)) => exists(db, "SELECT 1 FROM mounts WHERE number = ?1", [number]),
         (_, _) => Ok(false),
     }
 }

@@ -8,7 +8,7 @@ use crate::{Db, Error, node};
 const FAILED: &str = "check the database";
 
 /// Tables of records, by the kind of their nodes.
-const TABLES: [(u8, &str); 7] = [
+const TABLES: [(u8, &str); 8] = [
     (1, "content"),
     (2, "snapshots"),
     (3, "containers"),
@@ -16,6 +16,7 @@ const TABLES: [(u8, &str); 7] = [
     (5, "leases"),
     (6, "ingests"),
     (7, "sandboxes"),
+    (8, "mounts"),
 ];
 
 impl Run<'_> {

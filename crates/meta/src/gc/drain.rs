@@ -111,6 +111,7 @@ impl<'a> Drain<'a> {
             let outcome = match item.sweep {
                 SweepKind::Blob => self.remove_blob(&item),
                 SweepKind::Ingest => self.remove_ingest(&item),
+                SweepKind::Mount => self.remove_mounts(&item),
                 SweepKind::Snapshot => {
                     folders.entry(item.scope.clone()).or_default().push(item);
                     continue;
@@ -161,6 +162,19 @@ impl<'a> Drain<'a> {
         match store.abort(&reference) {
             Ok(()) => Outcome::Swept(bytes),
             Err(ContentError::IngestNotFound { .. }) => Outcome::Swept(0),
+            Err(error) => Outcome::Failed(chain(&error)),
+        }
+    }
+
+    fn remove_mounts(&self, item: &QueueItem) -> Outcome {
+        let Some(store) = self.db.backends().mounts.as_deref() else {
+            return Outcome::Failed("no store of mounts is configured".to_owned());
+        };
+        let Ok(number) = item.key.parse() else {
+            return Outcome::Failed("the key is no number".to_owned());
+        };
+        match store.remove(number) {
+            Ok(()) => Outcome::Swept(0),
             Err(error) => Outcome::Failed(chain(&error)),
         }
     }
@@ -237,6 +251,7 @@ impl<'a> Drain<'a> {
                 match item.sweep {
                     SweepKind::Blob => self.drained.swept.content += 1,
                     SweepKind::Ingest => self.drained.swept.ingests += 1,
+                    SweepKind::Mount => self.drained.swept.mounts += 1,
                     SweepKind::Snapshot => {
                         self.drained.swept.snapshots += 1;
                         self.aside.insert(item.scope.clone());
@@ -345,7 +360,7 @@ fn record(
         Outcome::Swept(bytes) => {
             queue::finish(tx, item)?;
             match item.sweep {
-                SweepKind::Blob | SweepKind::Ingest => {}
+                SweepKind::Blob | SweepKind::Ingest | SweepKind::Mount => {}
                 SweepKind::Snapshot => {
                     sweep::enqueue(tx, SweepKind::Leftovers, (&item.scope, ""), 0)?;
                 }

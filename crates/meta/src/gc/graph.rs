@@ -165,6 +165,7 @@ pub(crate) const fn node_kind(number: i64) -> Option<NodeKind> {
         5 => NodeKind::Lease,
         6 => NodeKind::Ingest,
         7 => NodeKind::Sandbox,
+        8 => NodeKind::Mount,
         _ => return None,
     })
 }

@@ -145,7 +145,8 @@ const fn is_collectable(kind: NodeKind) -> bool {
         | NodeKind::Snapshot
         | NodeKind::Image
         | NodeKind::Lease
-        | NodeKind::Ingest => true,
+        | NodeKind::Ingest
+        | NodeKind::Mount => true,
         NodeKind::Container | NodeKind::Sandbox => false,
     }
 }
@@ -190,7 +191,7 @@ mod tests {
 
     const NOW: i64 = 1000;
 
-    const KINDS: [NodeKind; 7] = [
+    const KINDS: [NodeKind; 8] = [
         NodeKind::Content,
         NodeKind::Snapshot,
         NodeKind::Container,
@@ -198,13 +199,14 @@ mod tests {
         NodeKind::Lease,
         NodeKind::Ingest,
         NodeKind::Sandbox,
+        NodeKind::Mount,
     ];
 
     /// A node of any kind; leases, containers and sandboxes cannot be named by a label, so edges avoid them as targets.
     fn any_node() -> impl Strategy<Value = Node> {
         let expiry = prop_oneof![Just(None), Just(Some(NOW - 1)), Just(Some(NOW))];
         let flags = (any::<bool>(), any::<bool>(), 0..4_u8);
-        (0..7_usize, flags, expiry).prop_map(|(kind, (live, flat, root), expires_at)| Node {
+        (0..8_usize, flags, expiry).prop_map(|(kind, (live, flat, root), expires_at)| Node {
             id: 0,
             kind: KINDS[kind],
             live,
@@ -217,7 +219,8 @@ mod tests {
                 | NodeKind::Snapshot
                 | NodeKind::Image
                 | NodeKind::Lease
-                | NodeKind::Ingest => expires_at,
+                | NodeKind::Ingest
+                | NodeKind::Mount => expires_at,
             },
         })
     }

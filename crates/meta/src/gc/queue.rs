@@ -43,7 +43,7 @@ pub struct QueueItem {
 }
 
 impl QueueItem {
-    /// `content`, `ingest`, `snapshot` or `leftovers`.
+    /// `content`, `ingest`, `snapshot`, `leftovers` or `mount`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         self.sweep.as_str()
@@ -53,7 +53,7 @@ impl QueueItem {
     #[must_use]
     pub fn name(&self) -> String {
         match self.sweep {
-            SweepKind::Blob | SweepKind::Ingest => self.key.clone(),
+            SweepKind::Blob | SweepKind::Ingest | SweepKind::Mount => self.key.clone(),
             SweepKind::Snapshot => format!("{}/{}", self.scope, self.key),
             SweepKind::Leftovers => self.scope.clone(),
         }
@@ -200,6 +200,7 @@ fn item(row: &Row<'_>) -> Result<QueueItem, Error> {
         2 => SweepKind::Ingest,
         3 => SweepKind::Snapshot,
         4 => SweepKind::Leftovers,
+        5 => SweepKind::Mount,
         _ => {
             return Err(Error::Corrupt {
                 table: "sweeps",

@@ -21,7 +21,7 @@ use super::order::Order;
 use super::{Failure, Removed};
 use crate::db::Tx;
 use crate::node::{self, NodeKind};
-use crate::{Db, Error, Event, content, records, sweep};
+use crate::{Db, Error, Event, activations, content, records, sweep};
 
 /// How long one transaction may go on removing. What follows is its commit, without waiting for the disk.
 const BATCH_TIME: Duration = Duration::from_micros(400);
@@ -202,6 +202,12 @@ fn remove(
         }
         NodeKind::Ingest => {
             content::ingest::collect_by_id(tx, record.namespace, record.id)?;
+            None
+        }
+        NodeKind::Mount => {
+            if !activations::collect(tx, record.id)? {
+                return Ok(None);
+            }
             None
         }
         NodeKind::Container | NodeKind::Sandbox => return Ok(None),

@@ -19,13 +19,15 @@ pub struct Removed {
     pub leases: u64,
     /// Ingests.
     pub ingests: u64,
+    /// Mounts made ahead.
+    pub mounts: u64,
 }
 
 impl Removed {
     /// All together.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.content + self.snapshots + self.images + self.leases + self.ingests
+        self.content + self.snapshots + self.images + self.leases + self.ingests + self.mounts
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -34,6 +36,7 @@ impl Removed {
         self.images += other.images;
         self.leases += other.leases;
         self.ingests += other.ingests;
+        self.mounts += other.mounts;
     }
 
     pub(super) fn count(&mut self, kind: NodeKind) {
@@ -43,6 +46,7 @@ impl Removed {
             NodeKind::Image => self.images += 1,
             NodeKind::Lease => self.leases += 1,
             NodeKind::Ingest => self.ingests += 1,
+            NodeKind::Mount => self.mounts += 1,
             // These are only removed by those who made them.
             NodeKind::Container | NodeKind::Sandbox => {}
         }
@@ -52,7 +56,7 @@ impl Removed {
 /// Something that should have gone and did not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// `content`, `ingest`, `snapshot`, `leftovers`, or the kind of a record.
+    /// `content`, `ingest`, `snapshot`, `leftovers`, `mount`, or the kind of a record.
     pub kind: &'static str,
     /// A digest, `SNAPSHOTTER/NUMBER`, a number, or the id of a damaged record's node.
     pub key: String,

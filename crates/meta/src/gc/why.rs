@@ -30,6 +30,8 @@ pub enum ResourceKind {
     Lease,
     Ingest,
     Sandbox,
+    /// Mounts made ahead.
+    Mount,
 }
 
 /// Something that holds or is held.
@@ -301,7 +303,7 @@ const fn field_of(holder: NodeKind) -> &'static str {
         NodeKind::Image => "target",
         NodeKind::Container => "snapshot",
         NodeKind::Ingest => "expected",
-        NodeKind::Content | NodeKind::Lease | NodeKind::Sandbox => "field",
+        NodeKind::Content | NodeKind::Lease | NodeKind::Sandbox | NodeKind::Mount => "field",
     }
 }
 
@@ -316,7 +318,7 @@ fn reason(graph: &Graph, root: Index, now: i64) -> RootReason {
         (NodeKind::Image, expires_at) => RootReason::Image { expires_at },
         (NodeKind::Container, _) => RootReason::Container,
         (NodeKind::Sandbox, _) => RootReason::Sandbox,
-        (NodeKind::Ingest, until) => RootReason::MadeWithoutLease {
+        (NodeKind::Ingest | NodeKind::Mount, until) => RootReason::MadeWithoutLease {
             until: until.unwrap_or_else(|| from_nanos(now)),
         },
         (NodeKind::Content | NodeKind::Snapshot, Some(until)) => {
@@ -363,6 +365,7 @@ fn queued(
             "content" => ResourceKind::Content,
             "ingest" => ResourceKind::Ingest,
             "snapshot" => ResourceKind::Snapshot,
+            "mount" => ResourceKind::Mount,
             _ => return None,
         };
         kind.is_none_or(|kind| kind == of).then(|| Why {
@@ -395,6 +398,7 @@ impl ResourceKind {
             Self::Lease => NodeKind::Lease,
             Self::Ingest => NodeKind::Ingest,
             Self::Sandbox => NodeKind::Sandbox,
+            Self::Mount => NodeKind::Mount,
         }
     }
 }
@@ -409,6 +413,7 @@ impl From<NodeKind> for ResourceKind {
             NodeKind::Lease => Self::Lease,
             NodeKind::Ingest => Self::Ingest,
             NodeKind::Sandbox => Self::Sandbox,
+            NodeKind::Mount => Self::Mount,
         }
     }
 }
@@ -431,6 +436,7 @@ impl FromStr for ResourceKind {
             Self::Lease,
             Self::Ingest,
             Self::Sandbox,
+            Self::Mount,
         ];
         let found = kinds.into_iter().find(|kind| kind.as_str() == text);
         found.ok_or_else(|| Error::invalid("read a kind", text, "it is not known"))

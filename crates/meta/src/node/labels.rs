@@ -29,7 +29,7 @@ pub(crate) fn expiry(kind: NodeKind, key: &str, labels: &Labels) -> Kept {
             root: labels.iter().any(|(label, _)| label.starts_with(ROOT)),
             ..Kept::default()
         },
-        NodeKind::Ingest => Kept::default(),
+        NodeKind::Ingest | NodeKind::Mount => Kept::default(),
     }
 }
 

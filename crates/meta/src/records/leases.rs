@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 use orlop_types::filter::{Fields, label_field, text_field};
-use orlop_types::{Digest, ImageName, IngestRef, Labels, LeaseId, SnapshotKey, SnapshotterName};
+use orlop_types::{
+    ActivationName, Digest, ImageName, IngestRef, Labels, LeaseId, SnapshotKey, SnapshotterName,
+};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{Columns, filters, to_json, without_empty};
@@ -45,10 +47,13 @@ pub enum LeaseResource {
     Image(ImageName),
     /// A snapshot and its parents.
     Snapshot(SnapshotterName, SnapshotKey),
+    /// Mounts made ahead.
+    Mount(ActivationName),
 }
 
 impl LeaseResource {
-    /// Reads a resource as containerd spells it: `content`, `ingests`, `images` or `snapshots/NAME`, and an id.
+    /// Reads a resource as containerd spells it: `content`, `ingests`, `images` or `snapshots/NAME`, and an id;
+    /// `mounts`, which containerd keeps elsewhere.
     ///
     /// # Errors
     /// `InvalidArgument` for another type, or an id that does not fit it.
@@ -66,6 +71,10 @@ impl LeaseResource {
             None if resource_type == "images" => {
                 let name = ImageName::new(id).map_err(|error| refuse(error.to_string()))?;
                 Ok(Self::Image(name))
+            }
+            None if resource_type == "mounts" => {
+                let name = ActivationName::new(id).map_err(|error| refuse(error.to_string()))?;
+                Ok(Self::Mount(name))
             }
             Some(("snapshots", snapshotter)) => {
                 let name = SnapshotterName::new(snapshotter);
@@ -85,6 +94,7 @@ impl LeaseResource {
             Self::Ingest(_) => "ingests".into(),
             Self::Image(_) => "images".into(),
             Self::Snapshot(snapshotter, _) => format!("snapshots/{snapshotter}").into(),
+            Self::Mount(_) => "mounts".into(),
         }
     }
 
@@ -96,6 +106,7 @@ impl LeaseResource {
             Self::Ingest(reference) => reference.to_string(),
             Self::Image(name) => name.to_string(),
             Self::Snapshot(_, key) => key.to_string(),
+            Self::Mount(name) => name.to_string(),
         }
     }
 
@@ -105,12 +116,13 @@ impl LeaseResource {
             Self::Ingest(_) => NodeKind::Ingest,
             Self::Image(_) => NodeKind::Image,
             Self::Snapshot(..) => NodeKind::Snapshot,
+            Self::Mount(_) => NodeKind::Mount,
         }
     }
 
     fn scope(&self) -> &str {
         match self {
-            Self::Content(_) | Self::Ingest(_) | Self::Image(_) => "",
+            Self::Content(_) | Self::Ingest(_) | Self::Image(_) | Self::Mount(_) => "",
             Self::Snapshot(snapshotter, _) => snapshotter.as_str(),
         }
     }
@@ -330,6 +342,9 @@ fn resource(columns: &Columns<'_, '_>) -> Result<LeaseResource, Error> {
             columns.parsed(2)?,
             columns.parsed(0)?,
         ));
+    }
+    if kind == NodeKind::Mount as u8 {
+        return columns.parsed(0).map(LeaseResource::Mount);
     }
     Err(columns.damaged(format!("a lease cannot hold a node of kind {kind}")))
 }

@@ -168,10 +168,10 @@ fn empty(tx: &Tx<'_>, id: i64) -> Result<(), Error> {
 
 /// The kinds of records that keep a namespace from being removed, with their counts.
 fn remaining(tx: &Tx<'_>, id: i64) -> Result<Vec<String>, Error> {
-    use node::NodeKind::{Container, Content, Image, Sandbox, Snapshot};
+    use node::NodeKind::{Container, Content, Image, Mount, Sandbox, Snapshot};
     let failed = Error::database("look into a namespace");
     let mut found = Vec::new();
-    for kind in [Image, Content, Container, Snapshot, Sandbox] {
+    for kind in [Image, Content, Container, Snapshot, Sandbox, Mount] {
         let count: i64 = tx
             .prepare_cached(
                 "SELECT count(*) FROM nodes WHERE namespace = ?1 AND kind = ?2 AND live = 1",

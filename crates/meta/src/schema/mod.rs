@@ -48,10 +48,15 @@ const STEPS: &[Step] = &[
         title: "sandboxes",
         sql: include_str!("0002.sql"),
     },
+    Step {
+        version: 3,
+        title: "mounts made ahead",
+        sql: include_str!("0003.sql"),
+    },
 ];
 
 /// The schema version this program writes.
-pub const SCHEMA_VERSION: i64 = 2;
+pub const SCHEMA_VERSION: i64 = 3;
 
 /// What a migration did, or in a dry run would do.
 #[derive(Debug, Clone, PartialEq, Eq)]

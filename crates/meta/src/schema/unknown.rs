@@ -17,6 +17,7 @@ const TABLES: &[&str] = &[
     "leases",
     "namespaces",
     "nodes",
+    "mounts",
     "outbox",
     "refs",
     "sandboxes",
@@ -28,15 +29,15 @@ const TABLES: &[&str] = &[
 
 /// Columns that hold one of a few numbers, with the greatest that is known. All begin at 1.
 const NUMBERED: [(&str, &str, u8); 4] = [
-    ("nodes", "kind", NodeKind::Sandbox as u8),
+    ("nodes", "kind", NodeKind::Mount as u8),
     ("refs", "kind", EdgeKind::Lease as u8),
     ("snapshots", "kind", 3),
-    ("sweeps", "kind", SweepKind::Leftovers as u8),
+    ("sweeps", "kind", SweepKind::Mount as u8),
 ];
 
 /// Columns that hold one of a few names.
 const NAMED: [(&str, &[&str]); 2] = [
-    ("counters", &["snapshot", "ingest"]),
+    ("counters", &["snapshot", "ingest", "mount"]),
     ("settings", &[session::SETTING]),
 ];
 

@@ -35,6 +35,7 @@ impl Fixture {
                 fake.name.clone(),
                 Arc::clone(&fake) as Arc<dyn Snapshotter>,
             )]),
+            mounts: None,
         };
         let shared: SharedClock = Arc::new(clock.clone());
         let db = Db::open(&folder.path().join("meta.db"), shared, backends).unwrap();

@@ -44,7 +44,7 @@ fn version_1_is_backed_up_and_migrated_with_all_its_records() {
     version_1(&path);
     let planned = dry_run(&path).unwrap();
     assert_eq!((planned.from, planned.to), (1, SCHEMA_VERSION));
-    assert_eq!(planned.steps, ["2: sandboxes"]);
+    assert_eq!(planned.steps, ["2: sandboxes", "3: mounts made ahead"]);
     assert_eq!(planned.unknown, ["table plugin_of_somebody"]);
     assert_eq!(user_version(&path), 1, "a dry run changes nothing");
 

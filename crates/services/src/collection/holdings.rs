@@ -31,6 +31,7 @@ pub(super) fn kind(wanted: api::ResourceKind) -> Result<Option<ResourceKind>, St
         api::ResourceKind::Content => ResourceKind::Content,
         api::ResourceKind::Snapshot => ResourceKind::Snapshot,
         api::ResourceKind::Ingest => ResourceKind::Ingest,
+        api::ResourceKind::Mount => ResourceKind::Mount,
     }))
 }
 
@@ -43,6 +44,7 @@ pub(super) const fn kind_message(kind: ResourceKind) -> api::ResourceKind {
         ResourceKind::Content => api::ResourceKind::Content,
         ResourceKind::Snapshot => api::ResourceKind::Snapshot,
         ResourceKind::Ingest => api::ResourceKind::Ingest,
+        ResourceKind::Mount => api::ResourceKind::Mount,
     }
 }
 
@@ -153,7 +155,8 @@ fn bytes(view: &View, resource: &Resource) -> Result<u64, Error> {
         | ResourceKind::Image
         | ResourceKind::Lease
         | ResourceKind::Ingest
-        | ResourceKind::Sandbox => Ok(0),
+        | ResourceKind::Sandbox
+        | ResourceKind::Mount => Ok(0),
     };
     match found {
         Err(Error::NotFound { .. }) => Ok(0),

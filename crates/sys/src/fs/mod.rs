@@ -27,6 +27,7 @@ mod lock;
 mod name;
 mod remove;
 mod stat;
+mod unnamed;
 mod usage;
 mod walk;
 mod writeback;

@@ -14,13 +14,14 @@
 //! Crash: a mount attached before the process ends stays; whoever owns the target unmounts it with
 //! [`unmount_all`], which is idempotent.
 //!
-//! Entry points: [`mount_all`], [`unmount_all`], [`mount_mapped`], [`Detached`], [`MountTable`], [`preflight::overlay`].
+//! Entry points: [`LoopDevice`], [`mount_all`], [`unmount_all`], [`mount_mapped`], [`Detached`], [`MountTable`], [`preflight::overlay`].
 
 mod attributes;
 mod context;
 mod detached;
 mod error;
 mod legacy;
+mod loopback;
 mod mapped;
 mod options;
 mod overlay;
@@ -32,6 +33,7 @@ pub use attributes::Propagation;
 pub use detached::{Detached, mount_all};
 pub use error::MountError;
 pub use legacy::{detached_overlay_at_once, mount_overlay_at_once};
+pub use loopback::LoopDevice;
 pub use mapped::{locked_options, mount_mapped};
 pub use overlay::{escape_layer, split_layers};
 pub use table::{MountEntry, MountTable, TableError};
