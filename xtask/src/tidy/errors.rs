@@ -9,7 +9,7 @@ use super::files::Tree;
 /// daemon's configuration.
 const RANGES: [(char, &[&str]); 9] = [
     ('1', &["crates/content"]),
-    ('2', &["crates/snapshot", "crates/sys"]),
+    ('2', &["crates/snapshot", "crates/mounts", "crates/sys"]),
     ('3', &["crates/registry"]),
     ('4', &["crates/meta", "crates/containerd"]),
     ('5', &["crates/image"]),
