@@ -20,6 +20,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The last lines of a log that are told when a server fails.
 const LOG_LINES_TOLD: usize = 20;
 
+/// A folder that gets the whole log of a server that was running when a test failed.
+const LOGS_VARIABLE: &str = "ORLOP_E2E_LOGS";
+
 /// A running server. Dropping it ends it: first with SIGTERM, then with SIGKILL.
 #[derive(Debug)]
 pub struct Daemon {
@@ -109,6 +112,16 @@ impl Daemon {
         let first = lines.len().saturating_sub(LOG_LINES_TOLD);
         lines[first..].join("\n")
     }
+
+    fn keep_log(&self) {
+        let Some(folder) = std::env::var_os(LOGS_VARIABLE).map(PathBuf::from) else {
+            return;
+        };
+        let kept = folder.join(format!("{}-{}.log", self.name, self.pid()));
+        if let Err(error) = std::fs::copy(&self.log, &kept) {
+            complain(&format!("cannot keep {}: {error}", kept.display()));
+        }
+    }
 }
 
 impl Drop for Daemon {
@@ -122,6 +135,7 @@ impl Drop for Daemon {
                 self.name,
                 self.log_end()
             ));
+            self.keep_log();
         }
         if let Err(error) = self.end_with(Signal::TERM) {
             complain(&format!("{error:#}"));

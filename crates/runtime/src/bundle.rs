@@ -127,7 +127,7 @@ impl Bundle {
             },
         ) {
             // The removal below refuses to cross whatever is still mounted, and says what it is.
-            tracing::warn!(bundle = %self.path().display(), %error, "cannot unmount what is in a bundle");
+            tracing::warn!(bundle = %self.path().display(), error = orlop_types::chain(&error), "cannot unmount what is in a bundle");
         }
         let parent = match Dir::open(&self.parent) {
             Ok(parent) => parent,

@@ -228,7 +228,7 @@ pub(crate) fn sweep_logs(core: &Core) {
                 continue;
             };
             if let Err(error) = dir.remove_file(&log_name(&id)) {
-                tracing::warn!(container = %id, %error, "cannot remove the log of a container that is gone");
+                tracing::warn!(container = %id, error = orlop_types::chain(&error), "cannot remove the log of a container that is gone");
             }
         }
     }

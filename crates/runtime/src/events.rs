@@ -58,7 +58,10 @@ pub fn serve(path: &Path, db: Db, tasks: &TaskTree) -> io::Result<()> {
                 }
                 // Out of descriptors, most likely: breathe, then go on.
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a shim's event connection");
+                    tracing::warn!(
+                        error = orlop_types::chain(&error),
+                        "cannot accept a shim's event connection"
+                    );
                     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
                 }
             }

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use orlop_api::Message;
+use orlop_api::containerd::task::v3::StartRequest;
 use orlop_meta::{Backends, CommitOptions, SnapshotOptions};
 use orlop_runtime::member::{
     GroupPolicy, Member, MemberConfig, MemberDevice, MemberEnd, MemberImage, MemberMount,
@@ -24,6 +26,7 @@ use orlop_runtime::member::{
 use orlop_runtime::pod::{PodConfig, ProcessNamespace};
 use orlop_runtime::spec::{ImageDefaults, Limits};
 use orlop_runtime::{CreateTask, ErrorKind, Streams};
+use orlop_ttrpc::client::Client;
 use orlop_types::{ContainerId, Labels, SandboxId, SnapshotKey, SnapshotterName};
 use support::{Life, Node, config, eventually, names, namespace, output};
 
@@ -839,10 +842,34 @@ async fn a_pods_shim_is_not_ended_while_it_gets_the_next_container() {
     pod.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_was_cut_off_begins_anew() {
-    let pod = Pod::new(51, |_| {}).await;
-    let id = pod.create(script("web", "exit 3")).await.unwrap();
+/// Asks a container's shim to start it, as a daemon does.
+async fn start_by_shim(node: &Node, id: &ContainerId) {
+    let bundle = node.folder().join("tasks").join(namespace().as_str());
+    let address = std::fs::read_to_string(bundle.join(id.as_str()).join("address")).unwrap();
+    let socket = address.trim().strip_prefix("unix://").unwrap();
+    let (client, driver) = Client::connect(Path::new(socket)).await.unwrap();
+    let connection = tokio::spawn(driver.run());
+    let request = StartRequest {
+        id: id.to_string(),
+        exec_id: String::new(),
+    };
+    let service = "containerd.task.v3.Task";
+    let asked = client.call(service, "Start", request.encode_to_vec(), None, Vec::new());
+    asked.await.unwrap();
+    connection.abort();
+}
+
+/// The daemon dies between the creation of a member's task and its start, whose call reaches the shim all the same if
+/// `is_late`.
+async fn cut_a_start_off(subnet: u8, is_late: bool) {
+    let pod = Pod::new(subnet, |_| {}).await;
+    let first_time = if is_late {
+        "touch /srv/again; sleep 1000"
+    } else {
+        "true"
+    };
+    let told = format!("test -e /srv/again || {{ {first_time}; }}; exit 3");
+    let id = pod.create(script("web", &told)).await.unwrap();
     let half = CreateTask {
         container: id.clone(),
         rootfs: Vec::new(),
@@ -858,6 +885,9 @@ async fn a_start_that_was_cut_off_begins_anew() {
         id: in_pod,
     } = pod;
     life.end().await;
+    if is_late {
+        start_by_shim(&node, &id).await;
+    }
     let life = begin(&node);
     life.runtime.recover().await.unwrap();
     let pod = Pod {
@@ -872,6 +902,16 @@ async fn a_start_that_was_cut_off_begins_anew() {
     started.unwrap();
     assert_eq!(pod.end(&id).await.code, 3);
     pod.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_was_cut_off_begins_anew() {
+    cut_a_start_off(51, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_whose_call_reached_the_shim_late_begins_anew() {
+    cut_a_start_off(56, true).await;
 }
 
 /// The folder of the node on which the test program is to be a daemon.

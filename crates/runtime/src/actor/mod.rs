@@ -152,7 +152,7 @@ impl Actor {
         }
         self.show();
         if let Some(error) = self.failure.take() {
-            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, %error, "a task was not recovered in full");
+            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, error = orlop_types::chain(&error), "a task was not recovered in full");
         }
     }
 
@@ -241,7 +241,7 @@ impl Actor {
 
     fn report_failure(&mut self) {
         if let Some(error) = self.failure.take() {
-            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, %error, "a task's step failed");
+            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, error = orlop_types::chain(&error), "a task's step failed");
         }
     }
 
@@ -353,7 +353,7 @@ impl Actor {
         })
         .await;
         if let Ok(Err(error)) = removed {
-            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, %error, "cannot remove the container");
+            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, error = orlop_types::chain(&error), "cannot remove the container");
         }
     }
 

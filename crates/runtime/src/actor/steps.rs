@@ -8,6 +8,7 @@ use orlop_api::containerd::v1::types::Status as Wire;
 use orlop_base::blocking;
 use orlop_base::task::TaskKind;
 use orlop_sys::mount::preflight::{self, Fault};
+use orlop_ttrpc::Code;
 use orlop_ttrpc::client::ClientError;
 use orlop_types::exit::ExitCause;
 
@@ -22,6 +23,12 @@ const WAITER: TaskKind = TaskKind::dropped("exit waiter");
 
 /// How long a shim that was told to end may take before the bundle goes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a process may take to end that was killed.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// SIGKILL, the same on every architecture.
+const KILL: u32 = 9;
 
 impl Actor {
     pub(super) async fn perform(&mut self, step: Step) -> Result<Option<u32>, Error> {
@@ -121,20 +128,26 @@ impl Actor {
     pub(super) async fn undo(&mut self, step: Step) {
         self.joining = None;
         let outcome = match step {
+            // Whoever undoes the rest later finds the way to it in there.
+            Step::Bundle if self.undo_failed => Ok(()),
             Step::Bundle => self.undo_bundle().await,
             Step::Network => self.undo_network().await,
             Step::Shim => self.undo_shim().await,
             Step::Create | Step::Start => self.undo_create().await,
         };
         if let Err(error) = outcome {
-            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, %step, %error, "cannot undo");
+            let why = orlop_types::chain(&error);
+            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, %step, error = why, "cannot undo");
             self.undo_failed = true;
             self.failure.get_or_insert(error);
         }
     }
 
     async fn undo_create(&mut self) -> Result<(), Error> {
-        let Some(shim) = self.shim.clone().filter(|shim| !shim.is_lost()) else {
+        if self.shim.as_ref().is_none_or(Shim::is_lost) {
+            self.shim = self.reconnect().await;
+        }
+        let Some(shim) = self.shim.clone() else {
             // Nobody is left to ask: the shim's own executable kills and removes what there is.
             return if self.record.bootstrap.is_some() {
                 cleanup(self.launch()).await
@@ -142,18 +155,12 @@ impl Actor {
                 Ok(())
             };
         };
-        match shim.delete("").await {
+        match delete_whatever_it_does(&shim).await {
             Ok(ended) => {
                 self.ended = Some(ended);
                 Ok(())
             }
-            Err(error)
-                if error
-                    .status()
-                    .is_some_and(|status| status.code == orlop_ttrpc::Code::NotFound) =>
-            {
-                Ok(())
-            }
+            Err(error) if is_refusal(&error, Code::NotFound) => Ok(()),
             Err(error) if error.is_connection_lost() => cleanup(self.launch()).await,
             Err(source) => Err(self.shim_error("delete", source)),
         }
@@ -179,11 +186,15 @@ impl Actor {
             },
             None => None,
         };
-        shim.shutdown()
-            .await
-            .map_err(|source| self.shim_error("shut down", source))?;
+        let mut stays = self.shut_down(&shim).await?;
+        // A creation that an earlier daemon asked for may have come after our deletion found nothing.
+        if stays && shim.state("").await.is_ok() {
+            let deleted = delete_whatever_it_does(&shim).await;
+            deleted.map_err(|source| self.shim_error("delete", source))?;
+            stays = self.shut_down(&shim).await?;
+        }
         // One that still serves other containers of its pod answers as ever, stays, and is not waited for.
-        if alone.is_some() && shim.shim_pid().await.is_ok() {
+        if alone.is_some() && stays {
             return Ok(());
         }
         if tokio::time::timeout(SHUTDOWN_LIMIT, shim.closed())
@@ -193,6 +204,14 @@ impl Actor {
             tracing::debug!(container = %self.key.container, "the shim stays");
         }
         Ok(())
+    }
+
+    /// Tells a shim to end if it has no container, and gives whether it goes on.
+    async fn shut_down(&self, shim: &Shim) -> Result<bool, Error> {
+        shim.shutdown()
+            .await
+            .map_err(|source| self.shim_error("shut down", source))?;
+        Ok(shim.shim_pid().await.is_ok())
     }
 
     async fn undo_network(&mut self) -> Result<(), Error> {
@@ -230,7 +249,8 @@ impl Actor {
             return exit;
         }
         if let Err(error) = cleanup(self.launch()).await {
-            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, %error, "cannot clean up after a shim that died");
+            let error = orlop_types::chain(&error);
+            tracing::warn!(namespace = %self.key.namespace, container = %self.key.container, error, "cannot clean up after a shim that died");
         }
         let left = read_exit_record(self.bundle.clone()).await;
         left.unwrap_or_else(|| exit::unseen(self.core.now()))
@@ -253,7 +273,7 @@ impl Actor {
         let address = match read.map_err(Error::Daemon).flatten() {
             Ok(address) => address?,
             Err(error) => {
-                tracing::warn!(container = %self.key.container, %error, "a shim's address cannot be read");
+                tracing::warn!(container = %self.key.container, error = orlop_types::chain(&error), "a shim's address cannot be read");
                 return None;
             }
         };
@@ -329,6 +349,27 @@ impl Actor {
     }
 }
 
+/// Deletes a container. One that is being started or runs, because an earlier daemon's call was still on its way when this
+/// one asked how it stands, is ended first.
+async fn delete_whatever_it_does(shim: &Shim) -> Result<Ended, ClientError> {
+    let deleted = shim.delete("").await;
+    if !matches!(&deleted, Err(error) if is_refusal(error, Code::FailedPrecondition)) {
+        return deleted;
+    }
+    match shim.kill("", KILL, false).await {
+        Err(error) if !is_refusal(&error, Code::NotFound) => return Err(error),
+        // It has ended by itself.
+        Ok(()) | Err(_) => {}
+    }
+    // One that does not end is told of by the deletion.
+    drop(tokio::time::timeout(END_LIMIT, shim.wait("")).await);
+    shim.delete("").await
+}
+
+fn is_refusal(error: &ClientError, code: Code) -> bool {
+    error.status().is_some_and(|status| status.code == code)
+}
+
 /// How a start went that an earlier daemon asked for and did not see the end of.
 pub(super) async fn start_outcome(shim: &Shim) -> Event {
     let step = Step::Start;
@@ -365,7 +406,10 @@ pub(super) async fn read_exit_record(bundle: Bundle) -> Option<Exit> {
     match read {
         Ok(Ok(text)) => text.as_deref().and_then(exit::parse),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "an exit record cannot be read");
+            tracing::warn!(
+                error = orlop_types::chain(&error),
+                "an exit record cannot be read"
+            );
             None
         }
         Err(_shutting_down) => None,

@@ -132,7 +132,7 @@ impl Runtime {
     /// What came of a start that failed is taken away, and why it failed is kept.
     async fn keep_failed_start(&self, namespace: &Namespace, id: &ContainerId, error: &Error) {
         if let Err(error) = self.delete_task(namespace, id).await {
-            tracing::warn!(container = %id, %error, "a task that did not start cannot be deleted");
+            tracing::warn!(container = %id, error = orlop_types::chain(&error), "a task that did not start cannot be deleted");
         }
         let failed = FailedStart {
             at: self.core.now(),
@@ -142,7 +142,7 @@ impl Runtime {
             standing.failed_start = Some(failed);
         });
         if let Err(error) = kept.await {
-            tracing::warn!(container = %id, %error, "cannot record that a start failed");
+            tracing::warn!(container = %id, error = orlop_types::chain(&error), "cannot record that a start failed");
         }
     }
 

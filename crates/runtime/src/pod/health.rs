@@ -192,7 +192,10 @@ async fn tell(core: &Arc<Core>, key: &PodKey, kind: FindingKind, fault: Option<S
     let (db, namespace) = (core.db.clone(), key.namespace.clone());
     let told = blocking::run("tell of a network", move || db.publish(&namespace, &event));
     if let Ok(Err(error)) = told.await {
-        tracing::warn!(%error, "a finding about a pod's network is told by no event");
+        tracing::warn!(
+            error = orlop_types::chain(&error),
+            "a finding about a pod's network is told by no event"
+        );
     }
 }
 

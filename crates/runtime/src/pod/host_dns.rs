@@ -59,7 +59,10 @@ fn reconcile(core: &Core) {
     let namespaces = match core.db.namespaces().list() {
         Ok(namespaces) => namespaces,
         Err(error) => {
-            tracing::warn!(%error, "the pods that inherit the host's name servers cannot be read");
+            tracing::warn!(
+                error = orlop_types::chain(&error),
+                "the pods that inherit the host's name servers cannot be read"
+            );
             return;
         }
     };
@@ -83,7 +86,7 @@ fn reconcile(core: &Core) {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(pod = %row.id, path = %path.display(), %error, "the pod keeps the host's former name servers");
+                    tracing::warn!(pod = %row.id, path = %path.display(), error = orlop_types::chain(&error), "the pod keeps the host's former name servers");
                 }
             }
         }

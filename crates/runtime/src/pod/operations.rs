@@ -247,7 +247,7 @@ impl Runtime {
                 Ok(Some(process)) => drop(process.readable().await),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(pod = %key.pod, %error, "the first process of a pod cannot be followed");
+                    tracing::warn!(pod = %key.pod, error = orlop_types::chain(&error), "the first process of a pod cannot be followed");
                     return;
                 }
             }

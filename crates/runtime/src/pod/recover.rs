@@ -41,7 +41,7 @@ impl Runtime {
         for Found { key, record, event } in found {
             let name = PodRecord::name(&record.config);
             if let Err(error) = self.core.pods.reserve(&key, name, record.state.phase) {
-                tracing::error!(pod = %key.pod, %error, "two pods have one name; the second one is left alone");
+                tracing::error!(pod = %key.pod, error = orlop_types::chain(&error), "two pods have one name; the second one is left alone");
                 continue;
             }
             keys.push(key.clone());
