@@ -112,6 +112,12 @@ impl Client {
         self.with_options(|options| options.hosts = hosts)
     }
 
+    /// The same client, which asks a host so often and so long apart.
+    #[must_use]
+    pub fn with_retry_policy(&self, retry: RetryPolicy) -> Self {
+        self.with_options(|options| options.retry = retry)
+    }
+
     /// The configuration of hosts.
     #[must_use]
     pub fn hosts(&self) -> &HostTree {

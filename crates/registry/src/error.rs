@@ -21,6 +21,8 @@ pub enum Operation {
     PushManifest,
     /// Listing what refers to a manifest.
     ListReferrers,
+    /// Listing a repository's tags.
+    ListTags,
 }
 
 impl fmt::Display for Operation {
@@ -32,6 +34,7 @@ impl fmt::Display for Operation {
             Self::PushBlob => "push a blob of",
             Self::PushManifest => "push the manifest of",
             Self::ListReferrers => "list what refers to",
+            Self::ListTags => "list the tags of",
         })
     }
 }

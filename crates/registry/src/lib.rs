@@ -19,6 +19,7 @@
 
 mod auth;
 mod client;
+mod document;
 mod error;
 mod fetch;
 mod hosts;
@@ -32,10 +33,11 @@ mod transport;
 mod upload;
 
 pub use auth::{
-    Challenge, Credential, CredentialError, CredentialFuture, CredentialSource, DockerConfig,
-    FixedCredential, NoCredentials,
+    Challenge, Credential, CredentialError, CredentialFuture, CredentialHelper, CredentialSource,
+    DockerConfig, FixedCredential, NoCredentials,
 };
 pub use client::{Client, ClientOptions};
+pub use document::Document;
 pub use error::{Error, Failure, FailureKind, Operation, Reach, TlsCause};
 pub use fetch::{BlobSink, ContentRange, FetchOptions, Fetched, MemoryBudget};
 pub use hosts::{Capabilities, Endpoint, HostTree, HostsError, Scheme, TlsFiles, parse_hosts_file};

@@ -39,6 +39,9 @@ pub trait Observer: Send + Sync {
     /// `bytes` more of `digest` came from `host` and are in the sink.
     fn received(&self, host: &str, digest: &Digest, bytes: u64);
 
+    /// `host` has begun to answer with bytes of `digest`; none of them is in the sink yet.
+    fn answered(&self, _host: &str, _digest: &Digest) {}
+
     /// A transfer ended.
     fn finished(&self, transfer: &Transfer);
 }

@@ -198,6 +198,39 @@ impl DockerConfig {
     }
 }
 
+/// A credential helper that is asked for every host, whatever a configuration file says: `ecr-login` for
+/// `docker-credential-ecr-login`.
+#[derive(Debug, Clone)]
+pub struct CredentialHelper {
+    name: String,
+    helpers: DockerConfig,
+}
+
+impl CredentialHelper {
+    /// The helper `name`, in `folder` or on the search path.
+    #[must_use]
+    pub fn new(name: &str, folder: Option<PathBuf>) -> Self {
+        Self {
+            name: name.to_owned(),
+            helpers: DockerConfig {
+                path: PathBuf::new(),
+                helpers: folder,
+            },
+        }
+    }
+}
+
+impl CredentialSource for CredentialHelper {
+    fn credential<'a>(&'a self, host: &'a str) -> CredentialFuture<'a> {
+        let server = if host == "docker.io" {
+            DOCKER_HUB_KEY
+        } else {
+            host
+        };
+        Box::pin(self.helpers.ask_helper(&self.name, server))
+    }
+}
+
 impl CredentialSource for DockerConfig {
     fn credential<'a>(&'a self, host: &'a str) -> CredentialFuture<'a> {
         Box::pin(self.lookup(host))

@@ -20,7 +20,7 @@ pub use challenge::Challenge;
 pub use credentials::{
     Credential, CredentialError, CredentialFuture, CredentialSource, FixedCredential, NoCredentials,
 };
-pub use docker::DockerConfig;
+pub use docker::{CredentialHelper, DockerConfig};
 
 use crate::error::{Failure, FailureKind};
 use crate::hosts::Endpoint;

@@ -18,6 +18,9 @@ use crate::transport::failure_of_error;
 /// Fewer bytes than this within the no-progress deadline are no progress: a host that trickles hangs no pull.
 const PROGRESS_BYTES_MIN: usize = 1024;
 
+/// What has come is stored when nothing more comes for so long: somebody may be reading along.
+const STORE_AFTER: Duration = Duration::from_millis(200);
+
 /// What a body is pumped with.
 pub(super) struct Pump<'a> {
     pub(super) host: &'a str,
@@ -59,15 +62,21 @@ impl Pump<'_> {
         };
         let mut patience = Patience::new(self.no_progress);
         loop {
-            let chunk = match self.next(&mut response, &mut patience).await {
-                Ok(Some(chunk)) => chunk,
+            let next = self.next(&mut response, &mut patience, !batch.bytes.is_empty());
+            let chunk = match next.await {
+                Ok(Next::Chunk(chunk)) => chunk,
+                Ok(Next::Pause) => {
+                    batch = self.store(batch, &mut kept).await?;
+                    continue;
+                }
                 ended => {
                     // What came before the end, good or bad, is worth keeping.
                     self.store(batch, &mut kept).await?;
-                    return match ended? {
-                        None if position < body.end => Err(self.wrong_length(position, &body)),
-                        None | Some(_) => Ok(()),
-                    };
+                    ended?;
+                    if position < body.end {
+                        return Err(self.wrong_length(position, &body));
+                    }
+                    return Ok(());
                 }
             };
             let end = position + chunk.len() as u64;
@@ -131,19 +140,30 @@ impl Pump<'_> {
         Ok(batch)
     }
 
+    /// The next bytes. With bytes that wait to be stored, a short silence is told too.
     async fn next(
         &self,
         response: &mut Response,
         patience: &mut Patience,
-    ) -> Result<Option<bytes::Bytes>, Failure> {
+        has_waiting: bool,
+    ) -> Result<Next, Failure> {
         let began = Instant::now();
-        match tokio::time::timeout(patience.left, response.chunk()).await {
+        let limit = if has_waiting {
+            patience.left.min(STORE_AFTER)
+        } else {
+            patience.left
+        };
+        match tokio::time::timeout(limit, response.chunk()).await {
             Ok(Ok(chunk)) => {
                 let length = chunk.as_ref().map_or(0, bytes::Bytes::len);
                 patience.came(length, began.elapsed());
-                Ok(chunk)
+                Ok(chunk.map_or(Next::End, Next::Chunk))
             }
             Ok(Err(error)) => Err(failure_of_error(self.host, error)),
+            Err(_elapsed) if limit < patience.left => {
+                patience.came(0, began.elapsed());
+                Ok(Next::Pause)
+            }
             Err(_elapsed) => {
                 let detail = format!(
                     "less than {PROGRESS_BYTES_MIN} bytes within {:?}",
@@ -167,6 +187,14 @@ impl Pump<'_> {
         let detail = format!("the body ends at byte {end} and not at {}", body.end);
         Failure::new(self.host, kind, detail)
     }
+}
+
+/// What comes next of a body.
+enum Next {
+    Chunk(bytes::Bytes),
+    /// Nothing for a moment.
+    Pause,
+    End,
 }
 
 /// How much longer a connection may go without progress worth the name. Only waiting for it counts: a slow disk is

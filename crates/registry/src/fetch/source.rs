@@ -28,6 +28,10 @@ impl Source {
         }
     }
 
+    pub(super) const fn digest(&self) -> Digest {
+        self.digest
+    }
+
     /// Asks for a piece. A redirect that has expired is forgotten and the registry asked for a new one, once.
     pub(super) async fn open(&self, door: &Door, piece: &Piece) -> Result<Response, Failure> {
         // Bound first: a guard in the condition would live on across the await.

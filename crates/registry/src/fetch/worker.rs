@@ -155,6 +155,8 @@ impl Lane {
         let response = self.source.open(&self.door, piece).await?;
         let body = range::check(piece, self.size, response.status(), response.headers())
             .map_err(|misfit| self.misfit(&misfit))?;
+        let observer = &client.options.observer;
+        observer.answered(self.host(), &self.source.digest());
         let own = [piece.range.clone()];
         let pump = Pump {
             host: self.host(),
