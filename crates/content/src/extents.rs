@@ -88,6 +88,14 @@ impl ExtentMap {
         gaps
     }
 
+    /// The piece that holds the byte at `offset`.
+    #[must_use]
+    pub fn piece_at(&self, offset: u64) -> Option<Range<u64>> {
+        let first = self.0.partition_point(|piece| piece.end <= offset);
+        let piece = self.0.get(first)?;
+        (piece.start <= offset).then(|| piece.clone())
+    }
+
     /// The pieces, in order.
     #[must_use]
     pub fn pieces(&self) -> &[Range<u64>] {

@@ -221,6 +221,24 @@ impl Progress {
         }
     }
 
+    /// Up to where bytes are present from `offset` on, whether or not they belong to the prefix.
+    pub(crate) fn present_until(&self, offset: u64, truncations: u64) -> Readable {
+        let state = lock(&self.state);
+        if state.truncations != truncations {
+            return Readable::Rewound;
+        }
+        match state.phase {
+            Phase::Ended(how @ (How::Aborted | How::Failed | How::Closed)) => Readable::Ended(how),
+            Phase::Ended(How::Committed) | Phase::Open | Phase::Exclusive => {
+                let piece = state.extents.piece_at(offset);
+                piece.map_or(Readable::Stalled, |piece| Readable::Until {
+                    end: piece.end,
+                    truncations,
+                })
+            }
+        }
+    }
+
     pub(crate) fn truncations(&self) -> u64 {
         lock(&self.state).truncations
     }

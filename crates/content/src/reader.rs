@@ -43,6 +43,30 @@ impl IngestReader {
         self
     }
 
+    /// Reads bytes that are present at an offset, independent of the position of [`Read`] and without waiting; they
+    /// need not belong to the contiguous prefix. 0 if there are none (yet), and at the end.
+    ///
+    /// # Errors
+    /// As for [`Read`], but for the limit of waiting.
+    pub fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
+        let end = match self.progress.present_until(offset_bytes, self.truncations) {
+            Readable::Until { end, .. } => end,
+            Readable::End | Readable::Stalled => return Ok(0),
+            Readable::Rewound => return Err(self.rewound()),
+            Readable::Ended(how) => return Err(io::Error::other(self.progress.ended(how))),
+        };
+        let left = usize::try_from(end - offset_bytes).unwrap_or(usize::MAX);
+        let length = left.min(buffer.len());
+        let count = self
+            .progress
+            .file
+            .read_at(&mut buffer[..length], offset_bytes)?;
+        if self.progress.truncations() != self.truncations {
+            return Err(self.rewound());
+        }
+        Ok(count)
+    }
+
     /// Bytes read so far.
     #[must_use]
     pub const fn position_bytes(&self) -> u64 {
