@@ -11,6 +11,7 @@ use anyhow::Context;
 use orlop_base::blocking::{self, BlockingPool};
 use orlop_base::clock::{SharedClock, SystemClock};
 use orlop_base::config::{Config, Loaded};
+use orlop_base::notify::notify;
 use orlop_base::task::TaskTree;
 use orlop_base::telemetry::{self, Metrics};
 use orlop_meta::Db;
@@ -25,7 +26,7 @@ use crate::ends::Ends;
 use crate::engine::{Engine, ttrpc_address};
 use crate::failure::NoSocket;
 use crate::figures::{CollectionFigures, PodNetworks};
-use crate::notify::notify;
+
 use crate::{collect, cri, memory, metrics};
 
 /// Threads that run futures. They never block, so two keep a busy node's calls apart and cost little.

@@ -24,7 +24,6 @@ mod handler_options;
 mod handlers;
 mod memory;
 mod metrics;
-mod notify;
 
 use std::process::ExitCode;
 

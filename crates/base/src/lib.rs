@@ -17,6 +17,7 @@
 pub mod blocking;
 pub mod clock;
 pub mod config;
+pub mod notify;
 pub mod retry;
 pub mod table;
 pub mod task;

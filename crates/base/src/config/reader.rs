@@ -1,13 +1,15 @@
 //! Reads settings one by one and remembers everything that is wrong, unknown or declared on the way.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Sources;
 use super::problem::{ConfigError, ConfigErrors, Origin, Warning};
 use super::setting::Setting;
-use super::{ENVIRONMENT_CONFIG, ENVIRONMENT_PREFIX, Sources};
+use crate::units::TimeSpan;
 
 /// A declared setting, for the default file.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub(super) struct Field {
 }
 
 /// Reads from all sources.
-pub(super) struct Reader<'a> {
+pub struct Reader<'a> {
     sources: &'a Sources,
     document: &'a DeTable<'a>,
     errors: Vec<ConfigError>,
@@ -30,7 +32,7 @@ pub(super) struct Reader<'a> {
 }
 
 /// One table of the document.
-pub(super) struct Section<'r, 'a> {
+pub struct Section<'r, 'a> {
     reader: &'r mut Reader<'a>,
     path: String,
     table: Option<&'a DeTable<'a>>,
@@ -59,7 +61,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the table `name`, which may be absent.
-    pub(super) fn section<T>(
+    pub fn section<T>(
         &mut self,
         name: &'static str,
         read: impl FnOnce(&mut Section<'_, 'a>) -> T,
@@ -69,8 +71,21 @@ impl<'a> Reader<'a> {
         self.read_table(name.to_owned(), table, read)
     }
 
+    /// Takes the table `name` as it is, for a part of the program that reads it itself; empty if there is none.
+    pub fn table(&mut self, name: &'static str) -> toml::Table {
+        self.sections.push(name);
+        let Some(value) = self.document.get(name) else {
+            return toml::Table::new();
+        };
+        toml::Table::from_toml(value.get_ref()).unwrap_or_else(|reason| {
+            let origin = self.in_file(value.span().start);
+            self.refuse(origin, name, reason);
+            toml::Table::new()
+        })
+    }
+
     /// Notes a mistake found after all settings were read, such as two that do not fit together.
-    pub(super) fn refuse_key(&mut self, key: &str, reason: String) {
+    pub fn refuse_key(&mut self, key: &str, reason: String) {
         let origin = self.origin_of(key);
         self.refuse(origin, key, reason);
     }
@@ -128,7 +143,7 @@ impl<'a> Reader<'a> {
         if let Some((_, text)) = flag {
             return Some((Origin::Flag, text));
         }
-        let variable = variable_of(path);
+        let variable = self.variable_of(path);
         self.sources
             .environment
             .iter()
@@ -183,6 +198,11 @@ impl<'a> Reader<'a> {
         });
     }
 
+    fn variable_of(&self, path: &str) -> String {
+        let name = path.replace(['.', '-'], "_").to_ascii_uppercase();
+        format!("{}{name}", self.sources.program.environment_prefix)
+    }
+
     fn warn_of_unknown_sections(&mut self) {
         let known: Vec<String> = self.sections.iter().map(|&name| name.to_owned()).collect();
         for (name, _) in self.document {
@@ -200,7 +220,7 @@ impl<'a> Reader<'a> {
             .iter()
             .map(|field| format!("{}.{}", field.section, field.key))
             .collect();
-        let variables: Vec<String> = known.iter().map(|path| variable_of(path)).collect();
+        let variables: Vec<String> = known.iter().map(|path| self.variable_of(path)).collect();
         for (key, _) in &self.sources.flags {
             if !known.contains(key) {
                 let hint = nearest(key, &known)
@@ -209,9 +229,10 @@ impl<'a> Reader<'a> {
                 self.refuse(Origin::Flag, key, format!("there is no such setting{hint}"));
             }
         }
+        let program = self.sources.program;
         for (variable, _) in &self.sources.environment {
-            let is_ours =
-                variable.starts_with(ENVIRONMENT_PREFIX) && variable != ENVIRONMENT_CONFIG;
+            let is_ours = variable.starts_with(program.environment_prefix)
+                && variable != program.environment_config;
             if is_ours && !variables.contains(variable) {
                 let origin = Origin::Environment {
                     variable: variable.clone(),
@@ -223,13 +244,14 @@ impl<'a> Reader<'a> {
 }
 
 impl<'a> Section<'_, 'a> {
+    /// Declares a span of time with its default in milliseconds, and reads it.
+    pub fn span(&mut self, key: &'static str, default_ms: u64, doc: &'static str) -> Duration {
+        let default = TimeSpan::from(Duration::from_millis(default_ms));
+        self.setting(key, default, doc).duration()
+    }
+
     /// Declares a setting and reads it; with a mistake in it, notes that and goes on with the default.
-    pub(super) fn setting<S: Setting>(
-        &mut self,
-        key: &'static str,
-        default: S,
-        doc: &'static str,
-    ) -> S {
+    pub fn setting<S: Setting>(&mut self, key: &'static str, default: S, doc: &'static str) -> S {
         let path = format!("{}.{key}", self.path);
         self.keys.push(key);
         self.reader.fields.push(Field {
@@ -253,7 +275,7 @@ impl<'a> Section<'_, 'a> {
     }
 
     /// Reads every table in the table `key`: entries whose names the operator chooses.
-    pub(super) fn each<T>(
+    pub fn each<T>(
         &mut self,
         key: &'static str,
         mut read: impl FnMut(&mut Section<'_, 'a>) -> T,
@@ -295,11 +317,6 @@ impl<'a> Section<'_, 'a> {
             }
         }
     }
-}
-
-fn variable_of(path: &str) -> String {
-    let name = path.replace(['.', '-'], "_").to_ascii_uppercase();
-    format!("{ENVIRONMENT_PREFIX}{name}")
 }
 
 /// The known key that differs least, if that is little enough to be a slip.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::reader::{Reader, Section};
 use super::running::{Cri, Runtime};
 use super::setting::{Setting, quoted};
-use crate::units::{ByteSize, TimeSpan};
+use crate::units::ByteSize;
 
 /// The daemon's settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -359,7 +359,8 @@ impl Gc {
 }
 
 impl Telemetry {
-    fn read(s: &mut Section<'_, '_>) -> Self {
+    /// Declares the section and reads it.
+    pub fn read(s: &mut Section<'_, '_>) -> Self {
         Self {
             log_level: s.setting("log_level", "info".to_owned(), "Which lines are written: error, warn, info, debug or trace, also by module: \"info,orlop_registry=debug\"."),
             log_format: s.setting("log_format", LogFormat::Text, "How lines look: \"text\" or \"json\"."),
@@ -376,6 +377,5 @@ pub(super) fn span(
     default_ms: u64,
     doc: &'static str,
 ) -> Duration {
-    let default = TimeSpan::from(Duration::from_millis(default_ms));
-    s.setting(key, default, doc).duration()
+    s.span(key, default_ms, doc)
 }

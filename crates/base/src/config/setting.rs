@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use crate::units::{ByteSize, TimeSpan};
 
 /// A kind of value. The error is a sentence for the operator.
-pub(super) trait Setting: Sized {
+pub trait Setting: Sized {
     /// What the value must look like, for messages: "a size such as 32MiB".
     const EXPECTS: &'static str;
 
@@ -29,7 +29,9 @@ pub(super) trait Setting: Sized {
     fn to_toml(&self) -> String;
 }
 
-pub(super) fn quoted(text: &str) -> String {
+/// A text as TOML.
+#[must_use]
+pub fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 

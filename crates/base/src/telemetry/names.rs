@@ -79,3 +79,13 @@ pub const CACHE_SENT_BYTES: &str = "cache_sent_bytes";
 pub const CACHE_LEDGER_DROPPED: &str = "cache_ledger_dropped";
 /// Gauge by `digest`: pulls of the most pulled blobs in seven days.
 pub const CACHE_TOP_BLOB_PULLS: &str = "cache_top_blob_pulls";
+/// Counter by `status`: answers of the cache.
+pub const CACHE_ANSWERS: &str = "cache_answers";
+/// Histogram by `source`: seconds from a request to the end of its answer.
+pub const CACHE_REQUEST_SECONDS: &str = "cache_request_seconds";
+/// Counter: answers with what was kept because the upstream could not say.
+pub const CACHE_STALE_ANSWERS: &str = "cache_stale_answers";
+/// Gauge: connections of the cache's clients.
+pub const CACHE_CONNECTIONS: &str = "cache_connections";
+/// Gauge: blobs that the cache is filling.
+pub const CACHE_FILLS_UNDER_WAY: &str = "cache_fills_under_way";

@@ -1,11 +1,11 @@
-//! Telling systemd how far the daemon is (sd_notify(3)). Without systemd nothing happens.
+//! Telling systemd how far a daemon is (sd_notify(3)). Without systemd nothing happens.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Sends one state, such as `READY=1`. A service manager that does not listen is its own problem, not the daemon's.
-pub(crate) fn notify(state: &str) {
+pub fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };
