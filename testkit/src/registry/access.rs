@@ -18,6 +18,8 @@ pub enum Access {
         /// The password.
         password: String,
     },
+    /// User names and passwords, each good for some repositories only; what a user may not see does not exist for it.
+    Tenants(Vec<Tenant>),
     /// Tokens, fetched from `/token` on the same port.
     Bearer {
         /// Who gets one; `None` gives everybody one that may pull.
@@ -27,6 +29,32 @@ pub enum Access {
         /// Whether `POST /token` (OAuth2) works; if not it answers 404.
         oauth: bool,
     },
+}
+
+/// A user who sees some repositories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub password: String,
+    /// What the user may pull.
+    pub repositories: Vec<String>,
+}
+
+/// Whether `authorization` is somebody's who may know that `repository` exists.
+pub(crate) fn is_visible(access: &Access, authorization: Option<&str>, repository: &str) -> bool {
+    let Access::Tenants(tenants) = access else {
+        return true;
+    };
+    let Some((username, password)) = basic_credentials(authorization) else {
+        return true;
+    };
+    let own = |tenant: &&Tenant| tenant.username == username && tenant.password == password;
+    let seen = tenants.iter().find(own);
+    seen.is_none_or(|tenant| {
+        repository.is_empty() || tenant.repositories.iter().any(|seen| seen == repository)
+    })
 }
 
 /// The refresh token that the token service knows beside the password.
@@ -79,6 +107,13 @@ pub(crate) fn is_allowed(
         Access::Basic { username, password } => {
             basic_credentials(authorization) == Some((username.clone(), password.clone()))
         }
+        Access::Tenants(tenants) => {
+            basic_credentials(authorization).is_some_and(|(username, password)| {
+                tenants
+                    .iter()
+                    .any(|tenant| tenant.username == username && tenant.password == password)
+            })
+        }
         Access::Bearer { .. } => authorization
             .and_then(|value| value.strip_prefix("Bearer "))
             .is_some_and(|token| repository.is_empty() || tokens.allows(token, repository, action)),
@@ -94,7 +129,7 @@ pub(crate) fn challenge(
 ) -> Option<String> {
     match access {
         Access::Open => None,
-        Access::Basic { .. } => Some("Basic realm=\"fake\"".to_owned()),
+        Access::Basic { .. } | Access::Tenants(_) => Some("Basic realm=\"fake\"".to_owned()),
         Access::Bearer { .. } => {
             let actions = if action == "push" {
                 "pull,push"

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use orlop_types::Digest;
 
-pub use access::Access;
+pub use access::{Access, Tenant};
 pub use fault::{Action, Fault};
 pub use image::{ImageParts, Layer, digest_of};
 pub use server::Seen;

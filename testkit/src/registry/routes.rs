@@ -45,6 +45,9 @@ enum Route<'a> {
         repository: &'a str,
         digest: &'a str,
     },
+    Tags {
+        repository: &'a str,
+    },
     Signed {
         number: &'a str,
     },
@@ -179,6 +182,7 @@ fn route(state: &State, role: Role, asked: &Asked, action: Option<&Action>) -> A
         Route::Uploads { repository } => begin_upload(&mut inner, asked, repository),
         Route::Upload { repository, id } => continue_upload(&mut inner, asked, repository, id),
         Route::Referrers { repository, digest } => referrers(&inner, repository, digest),
+        Route::Tags { repository } => tags(&inner, asked, repository),
         Route::Signed { number } => {
             let held = number
                 .parse()
@@ -221,6 +225,9 @@ fn parse(path: &str) -> Route<'_> {
     if let Some((repository, target)) = rest.split_once("/manifests/") {
         return Route::Manifest { repository, target };
     }
+    if let Some(repository) = rest.strip_suffix("/tags/list") {
+        return Route::Tags { repository };
+    }
     match rest.split_once("/referrers/") {
         Some((repository, digest)) => Route::Referrers { repository, digest },
         None => Route::Unknown,
@@ -234,6 +241,7 @@ fn refuse(state: &State, inner: &Inner, asked: &Asked, route: &Route<'_>) -> Opt
         | Route::Blob { repository, .. }
         | Route::Uploads { repository }
         | Route::Upload { repository, .. }
+        | Route::Tags { repository }
         | Route::Referrers { repository, .. } => repository,
         Route::Token | Route::Signed { .. } | Route::Unknown => return None,
     };
@@ -242,7 +250,8 @@ fn refuse(state: &State, inner: &Inner, asked: &Asked, route: &Route<'_>) -> Opt
     let authorization = header(asked, AUTHORIZATION.as_str());
     let access = &state.options.access;
     if access::is_allowed(access, &inner.tokens, authorization, repository, action) {
-        return None;
+        let is_visible = access::is_visible(access, authorization, repository);
+        return (!is_visible).then(|| plain(404, "no such repository"));
     }
     let mut response = plain(
         401,
@@ -474,6 +483,28 @@ fn referrers(inner: &Inner, repository: &str, digest: &str) -> Answer {
         CONTENT_TYPE.as_str(),
         "application/vnd.oci.image.index.v1+json",
     );
+    response
+}
+
+/// A page of tags: `n` at most, after `last`; a link where there are more.
+fn tags(inner: &Inner, asked: &Asked, repository: &str) -> Answer {
+    let last = field(asked, "last").unwrap_or_default();
+    let count = field(asked, "n").and_then(|n| n.parse().ok());
+    let mut names = inner.store.tags(repository);
+    names.retain(|name| name.as_str() > last);
+    let count: usize = count.unwrap_or(names.len());
+    let more = names.len() > count;
+    names.truncate(count);
+    let next = names
+        .last()
+        .filter(|_| more)
+        .map(|last| format!("</v2/{repository}/tags/list?last={last}&n={count}>; rel=\"next\""));
+    let json = serde_json::json!({"name": repository, "tags": names});
+    let mut response = plain(200, &json.to_string());
+    set(&mut response, CONTENT_TYPE.as_str(), "application/json");
+    if let Some(next) = next {
+        set(&mut response, "link", &next);
+    }
     response
 }
 

@@ -88,6 +88,17 @@ impl Store {
         repository.manifests.get(&digest)
     }
 
+    /// The tags of a repository, sorted.
+    pub(crate) fn tags(&self, repository: &str) -> Vec<String> {
+        let tags = self
+            .repositories
+            .get(repository)
+            .map(|repository| &repository.tags);
+        let mut names: Vec<String> = tags.into_iter().flat_map(HashMap::keys).cloned().collect();
+        names.sort();
+        names
+    }
+
     /// The manifests of a repository whose subject is `digest`.
     pub(crate) fn referrers(&self, repository: &str, digest: &Digest) -> Vec<serde_json::Value> {
         let Some(repository) = self.repositories.get(repository) else {
