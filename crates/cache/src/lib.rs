@@ -2,7 +2,8 @@
 //!
 //! Purpose: the decisions, which are pure: what to give up when the room is used up, where a blob is cheapest given how
 //! often it is pulled, and, from the access logs of other registries, what was pulled how often and what a cache would
-//! have saved. And what they are made about: the blobs on one node's disk, and the ledger of what was asked for.
+//! have saved. And what they are made about: the blobs on one node's disk, and the ledger of what was asked for. And the server in front of
+//! them, which asks upstream for each blob once.
 //!
 //! Non-goals: the engine's images and containers, of which this knows nothing.
 //!
@@ -10,14 +11,20 @@
 //! unverified byte is kept under a digest; the bytes on disk stay within their cap.
 //!
 //! Entry points: [`policy::Policy`], [`tier::plan`], [`analyze::read`] and [`analyze::summarize`]; [`store::Store`] and
-//! [`ledger::Ledger`].
+//! [`ledger::Ledger`]; [`serve::Server`], [`fill::Fills`] and [`origin::Origins`].
 
 pub mod analyze;
 mod db;
 pub mod depot;
+pub mod fill;
 pub mod fleet;
 pub mod ledger;
+pub mod origin;
 pub mod policy;
+pub mod range;
+pub mod rights;
+pub mod route;
+pub mod serve;
 pub mod store;
 pub mod tier;
 
