@@ -10,7 +10,7 @@ DIST := $(TARGET)/dist/orlop-$(VERSION)-linux-$(ARCH)
 PACKAGES := orlopd orlop orlop-shim orlop-cache-program
 PROGRAMS := orlopd orlop orlop-cache containerd-shim-orlop-v1
 
-.PHONY: help build release test lint fmt deny packages demo bench critest install dist
+.PHONY: help build release test lint fmt deny packages demo bench cache-probes critest install dist
 
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,13 +47,18 @@ demo: packages release ## A registry, a pull, a container, and why every byte is
 bench: packages ## Orlop and containerd side by side, one line per figure
 	e2e/bench
 
+cache-probes: ## What other caches get wrong, asked of ours: so many right, so many wrong
+	@e2e/cache-probes
+
 critest: ## Kubernetes' conformance suite, with CRITEST=… and CRICTL=… of cri-tools 1.36
 	@e2e/critest
 
 install: release ## Install programs, unit, completions and manual below PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 755 $(PROGRAMS:%=$(TARGET)/release/%) $(DESTDIR)$(PREFIX)/bin/
-	sed 's,/usr/local/bin/,$(PREFIX)/bin/,' dist/orlopd.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/orlopd.service
+	for unit in orlopd orlop-cache; do \
+		sed 's,/usr/local/bin/,$(PREFIX)/bin/,' dist/$$unit.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service; \
+	done
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	$(TARGET)/release/orlop man $(DESTDIR)$(PREFIX)/share/man/man1

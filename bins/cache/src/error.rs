@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use orlop_base::config::ConfigErrors;
 use orlop_base::table::harmless;
+use orlop_cache::serve::TlsProblem;
 use orlop_cache::tier::PricesError;
 use orlop_types::chain;
 
@@ -38,6 +40,29 @@ pub(crate) enum CacheError {
         lines: u64,
         unknown: u64,
     },
+    /// The configuration has mistakes.
+    #[error("nothing was started")]
+    Settings(#[source] ConfigErrors),
+    /// The server cannot be started.
+    #[error("cannot {what}")]
+    Start {
+        what: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Certificates cannot be used.
+    #[error("cannot use the files for TLS")]
+    Tls(#[source] TlsProblem),
+    /// A file of users or tokens cannot be used.
+    #[error("cannot use {}: {problem}", path.display())]
+    Secrets { path: PathBuf, problem: String },
+    /// A client's configuration cannot be written.
+    #[error("cannot set up {}", path.display())]
+    Setup {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// The answer cannot be shown.
     #[error("cannot write the answer")]
     Output(#[source] io::Error),
@@ -52,6 +77,11 @@ impl CacheError {
             Self::WrongPrices { .. } => "ORL-E9003",
             Self::NoPull { .. } => "ORL-E9004",
             Self::Output(_) => "ORL-E9005",
+            Self::Settings(errors) => errors.code(),
+            Self::Start { .. } => "ORL-E9217",
+            Self::Tls(problem) => problem.code(),
+            Self::Secrets { .. } => "ORL-E9221",
+            Self::Setup { .. } => "ORL-E9220",
         }
     }
 
@@ -67,6 +97,15 @@ impl CacheError {
                 "known are the access logs of distribution (JSON, combined), Harbor's proxy, nginx, S3 buckets, and containerd's log"
             }
             Self::Output(_) => "look whether the disk is full",
+            Self::Settings(_) => {
+                "orlop cache config default shows every setting with its explanation"
+            }
+            Self::Start { .. } => "look whether another process has the address or the folder",
+            Self::Tls(_) => "name PEM files that belong together",
+            Self::Secrets { .. } => {
+                "htpasswd -B writes users; a file of tokens has lines of NAME TOKEN"
+            }
+            Self::Setup { .. } => "leave --write out to see the text, and put it in place yourself",
         }
     }
 

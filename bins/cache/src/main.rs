@@ -1,21 +1,27 @@
 //! `orlop-cache`, also called as `orlop cache`: what the blob cache does for a person.
 //!
-//! Purpose: so far `analyze`, which reads other registries' access logs and tells what a cache in front would save.
+//! Purpose: `serve` is the cache itself, `setup` makes it the mirror of a container engine, and `analyze` reads other
+//! registries' access logs and tells what a cache in front would save.
 //!
 //! Non-goals: talking to the engine. The two know nothing of each other but HTTP.
 //!
 //! Invariants: what is asked for goes to stdout, everything else to stderr; with `-o json` stdout holds one JSON object.
 //!
-//! Entry points: [`Cli`] is what can be typed, [`analyze::run`] answers, [`error::CacheError`] is what can go wrong.
+//! Entry points: [`Cli`] is what can be typed, [`serve::run`], [`setup::run`] and [`analyze::run`] answer,
+//! [`error::CacheError`] is what can go wrong.
 
 mod analyze;
 mod error;
+mod serve;
+mod settings;
+mod setup;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use error::CacheError;
+use settings::{PROGRAM, Settings};
 
 /// The blob cache of Orlop
 #[derive(Debug, Parser)]
@@ -41,12 +47,31 @@ enum Command {
     /// Read access logs of a registry: what was pulled how often, what it cost,
     /// and what a cache would have saved
     Analyze(analyze::Arguments),
+    /// Serve: a mirror of registries that keeps what it has served
+    Serve(serve::Arguments),
+    /// Print or write a container engine's configuration for this mirror
+    Setup(setup::Arguments),
+    /// The configuration of serve
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the configuration with every default
+    Default,
+    /// Read the configuration as serve does and tell every mistake
+    Check(serve::Arguments),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let answer = match &cli.command {
         Command::Analyze(arguments) => analyze::run(arguments, cli.output, width()),
+        Command::Serve(arguments) => serve::run(arguments).map(|()| String::new()),
+        Command::Setup(arguments) => setup::run(arguments),
+        Command::Config(ConfigCommand::Default) => Ok(PROGRAM.default_text(Settings::read)),
+        Command::Config(ConfigCommand::Check(arguments)) => check(arguments),
     };
     let shown = answer.and_then(|text| {
         let written = io::stdout().write_all(text.as_bytes());
@@ -63,6 +88,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says that the configuration can be used, and what is odd in it.
+fn check(arguments: &serve::Arguments) -> Result<String, CacheError> {
+    let (_, warnings) = arguments.settings().map_err(CacheError::Settings)?;
+    let odd: String = warnings
+        .iter()
+        .map(|warning| format!("warning: {warning}\n"))
+        .collect();
+    Ok(format!("{odd}the configuration can be used\n"))
 }
 
 /// Columns of the terminal on stdout, if it is one.
@@ -89,11 +124,11 @@ mod tests {
     fn help_fits_eighty_columns() {
         let mut command = Cli::command();
         command.build();
-        let analyze = command.find_subcommand_mut("analyze").unwrap();
-        let help = analyze.render_long_help().to_string();
-        assert!(
-            help.lines().all(|line| line.chars().count() <= 80),
-            "{help}"
-        );
+        for name in ["analyze", "serve", "setup"] {
+            let shown = command.find_subcommand_mut(name).unwrap();
+            let help = shown.render_long_help().to_string();
+            let is_narrow = help.lines().all(|line| line.chars().count() <= 80);
+            assert!(is_narrow, "{help}");
+        }
     }
 }
