@@ -12,12 +12,15 @@
 mod election;
 mod flight;
 mod follow;
+mod passing;
 mod run;
 mod sink;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use orlop_base::clock::SharedClock;
 use orlop_base::task::{TaskKind, TaskTree};
 use orlop_base::telemetry::names;
 use orlop_types::{Descriptor, Digest, Reference};
@@ -28,8 +31,9 @@ use tokio::sync::Semaphore;
 pub use self::election::{Alone, Election, NoTier, Pending, Tier, Verdict};
 pub use self::flight::{Flight, Start};
 pub use self::follow::Follower;
+pub use self::passing::Passing;
 
-use crate::origin::{Origins, Trouble, TroubleKind};
+use crate::origin::{Origins, Recent, Trouble, TroubleKind};
 use crate::rights::Tenant;
 use crate::store::{Store, StoreError};
 
@@ -41,7 +45,12 @@ const FLIGHTS_MAX: usize = 256;
 const SIDE_FETCHES_MAX: usize = 8;
 /// Interrupted fills that a start takes up by itself; the others wait for somebody to ask.
 const RESUMED_MAX: usize = 32;
-const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
+/// Blobs passed through at once: each may hold a thread while its client reads.
+const PASSED_MAX: usize = 6;
+/// A blob that found no room is not tried again for so long.
+const CRAMPED_FOR: Duration = Duration::from_secs(60);
+const CRAMPED_MAX: usize = 1024;
 
 /// A blob that somebody wants.
 #[derive(Debug, Clone)]
@@ -67,6 +76,10 @@ struct Inner {
     tier: Arc<dyn Tier>,
     tasks: TaskTree,
     sides: Arc<Semaphore>,
+    passes: Arc<Semaphore>,
+    /// What found no room lately.
+    cramped: Mutex<Recent<Digest, ()>>,
+    clock: SharedClock,
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     figure: Gauge,
 }
@@ -81,6 +94,7 @@ impl Fills {
         tier: Arc<dyn Tier>,
         tasks: &TaskTree,
     ) -> Self {
+        let clock = origins.clock();
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -89,6 +103,9 @@ impl Fills {
                 tier,
                 tasks: tasks.child("fills"),
                 sides: Arc::new(Semaphore::new(SIDE_FETCHES_MAX)),
+                passes: Arc::new(Semaphore::new(PASSED_MAX)),
+                cramped: Mutex::new(Recent::new(CRAMPED_MAX)),
+                clock,
                 flights: Mutex::default(),
                 figure: Gauge::default(),
             }),
@@ -169,6 +186,18 @@ impl Fills {
         }));
     }
 
+    /// Passes a blob through that there is no room for, and keeps nothing.
+    ///
+    /// # Errors
+    /// The upstream's, or ours for it; too many are passed through already.
+    pub async fn pass(&self, order: &Order) -> Result<Passing, Trouble> {
+        let Ok(place) = Arc::clone(&self.inner.passes).try_acquire_owned() else {
+            let text = "there is no room for the blob, and others are passed through already";
+            return Err(Trouble::new(TroubleKind::Room, text).after(BUSY_PAUSE));
+        };
+        Passing::begin(&self.inner, order.clone(), place).await
+    }
+
     fn spawn(&self, flight: &Arc<Flight>, order: Order) {
         let (inner, flown) = (Arc::clone(&self.inner), Arc::clone(flight));
         let digest = flight.digest();
@@ -207,6 +236,19 @@ impl Drop for Landing {
 }
 
 impl Inner {
+    /// Whether a blob found no room a moment ago.
+    fn is_cramped(&self, digest: &Digest) -> bool {
+        let now = self.clock.boottime();
+        let cramped = self.cramped.lock().unwrap_or_else(PoisonError::into_inner);
+        cramped.find(digest, now).is_some()
+    }
+
+    fn note_cramped(&self, digest: Digest) {
+        let now = self.clock.boottime();
+        let mut cramped = self.cramped.lock().unwrap_or_else(PoisonError::into_inner);
+        cramped.keep(digest, (), now, now + CRAMPED_FOR);
+    }
+
     fn flights(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Flight>>> {
         // Every change is one insertion or removal.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)

@@ -26,6 +26,9 @@ pub(super) async fn fill(
     flight: &Arc<Flight>,
     order: &Order,
 ) -> Result<Phase, Trouble> {
+    if inner.is_cramped(&flight.digest()) {
+        return Ok(Phase::NoRoom);
+    }
     // Whoever holds the verdict keeps other processes from filling until the end of this function.
     let (from, _held) = match inner.election.stand(&flight.digest()).await {
         Verdict::Ours(held) => (Whence::Upstream, Some(held)),
@@ -41,7 +44,15 @@ pub(super) async fn fill(
         }
     };
     flight.open(fill.clone());
-    let fetched = bring(inner, flight, order, &fill, from).await?;
+    let fetched = match bring(inner, flight, order, &fill, from).await {
+        Ok(fetched) => fetched,
+        Err(trouble) => {
+            if trouble.kind == TroubleKind::Room {
+                give_up(inner, fill).await;
+            }
+            return Err(trouble);
+        }
+    };
     match commit(fill, order).await? {
         Ok(()) => {
             if fetched.is_some() {
@@ -55,6 +66,15 @@ pub(super) async fn fill(
             Err(Trouble::new(TroubleKind::WrongBytes, error.to_string()))
         }
         Err(error) => Err(trouble_of(&error)),
+    }
+}
+
+/// The disk takes no more: what came is given back to it, and who asks next is passed through.
+async fn give_up(inner: &Inner, fill: Fill) {
+    inner.note_cramped(*fill.digest());
+    let given_up = blocking::run("cache-give-up", move || fill.abandon()).await;
+    if let Ok(Err(error)) = given_up {
+        tracing::warn!(error = %orlop_types::chain(&error), "what came of a fill stays on the disk");
     }
 }
 
@@ -130,12 +150,18 @@ pub(super) async fn fetch_ahead(
 async fn open(inner: &Inner, flight: &Flight, order: &Order) -> Result<Opening, Trouble> {
     let (store, digest, size) = (inner.store.clone(), flight.digest(), flight.size_bytes());
     let locator = order.reference.locator();
-    blocking::run("cache-open-fill", move || {
+    let opened = blocking::run("cache-open-fill", move || {
         store.fill(&digest, size, &locator)
     })
     .await
-    .map_err(|error| Trouble::new(TroubleKind::Ending, error.to_string()))?
-    .map_err(|error| trouble_of(&error))
+    .map_err(|error| Trouble::new(TroubleKind::Ending, error.to_string()))?;
+    match opened {
+        Err(error) if error.kind() == ErrorKind::NoSpace => {
+            inner.note_cramped(digest);
+            Ok(Opening::NoRoom { room_bytes: 0 })
+        }
+        opened => opened.map_err(|error| trouble_of(&error)),
+    }
 }
 
 async fn commit(fill: Fill, order: &Order) -> Result<Result<(), StoreError>, Trouble> {

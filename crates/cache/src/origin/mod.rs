@@ -101,6 +101,11 @@ impl Origins {
         }
     }
 
+    /// The time that upstreams are asked by.
+    pub(crate) fn clock(&self) -> SharedClock {
+        Arc::clone(&self.inner.clock)
+    }
+
     /// What a tag or digest stands for now: by HEAD, which registries do not count as a pull.
     ///
     /// # Errors

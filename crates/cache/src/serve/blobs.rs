@@ -10,10 +10,10 @@ use hyper::{Response, StatusCode};
 use orlop_types::{Descriptor, Digest, Reference};
 
 use super::answer::{Answer, No, Wish, set};
-use super::body::AnswerBody;
+use super::body::{AnswerBody, Coming};
 use super::receipt::Receipt;
 use super::{Ask, Parts};
-use crate::fill::{Follower, Order, Start};
+use crate::fill::{Order, Start};
 use crate::ledger::Source;
 use crate::origin::{Trouble, TroubleKind};
 use crate::range::{self, Wanted};
@@ -28,7 +28,7 @@ const BLOB: &str = "application/octet-stream";
 /// Where the bytes come from.
 enum Bytes {
     Disk(Found),
-    Fill(Follower),
+    Coming(Coming),
     /// A HEAD request needs none.
     None,
 }
@@ -124,7 +124,7 @@ async fn filling(parts: &Parts, order: &Order, wanted: &Wanted) -> Result<Bytes,
                 if range.start > flight.prefix_bytes() + FAR_AHEAD_BYTES {
                     parts.fills.fetch_ahead(&flight, order, range);
                 }
-                return Ok(Bytes::Fill(follower));
+                return Ok(Bytes::Coming(Coming::Fill(follower)));
             }
             Start::Stored => {
                 let found = parts.shelf.find(&order.descriptor.digest).await?;
@@ -132,8 +132,12 @@ async fn filling(parts: &Parts, order: &Order, wanted: &Wanted) -> Result<Bytes,
                     return Ok(Bytes::Disk(found));
                 }
             }
+            Start::NoRoom if *wanted == Wanted::Whole => {
+                let passing = parts.fills.pass(order).await.map_err(refused)?;
+                return Ok(Bytes::Coming(Coming::Pass(Box::new(passing))));
+            }
             Start::NoRoom => {
-                let text = "the blob is larger than the room that can be made for it";
+                let text = "there is no room for the blob, and a part of it is not passed through";
                 return Err(refused(Trouble::new(TroubleKind::Room, text)));
             }
         }
@@ -168,8 +172,8 @@ fn respond(
         Bytes::Disk(found) if sends => {
             AnswerBody::disk(found, range.clone(), parts.buffers.clone())
         }
-        Bytes::Fill(follower) if sends => AnswerBody::fill(follower, parts.buffers.clone()),
-        Bytes::Disk(_) | Bytes::Fill(_) | Bytes::None => AnswerBody::empty(),
+        Bytes::Coming(coming) if sends => AnswerBody::coming(coming, parts.buffers.clone()),
+        Bytes::Disk(_) | Bytes::Coming(_) | Bytes::None => AnswerBody::empty(),
     };
     receipt.expect(if sends { range.end - range.start } else { 0 });
     let mut answer = Response::new(body);

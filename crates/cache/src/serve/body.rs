@@ -1,4 +1,4 @@
-//! Bodies: nothing, a few bytes, a part of a blob on disk, or a blob that is being filled.
+//! Bodies: nothing, a few bytes, a part of a blob on disk, or a blob that is coming: being filled, or passed through.
 //!
 //! Memory: one piece at a time; the next is read when the connection has taken the last. What the kernel has in memory
 //! is read on the spot, everything else where blocking is allowed.
@@ -14,7 +14,8 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::buffers::Buffers;
 use super::receipt::Receipt;
-use crate::fill::Follower;
+use crate::fill::{Follower, Passing};
+use crate::origin::Trouble;
 use crate::store::Found;
 
 type Reading<T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send>>;
@@ -28,7 +29,29 @@ pub(crate) struct AnswerBody {
 enum Kind {
     Bytes(Option<Bytes>),
     Disk(DiskBody),
-    Fill(FillBody),
+    Coming(ComingBody),
+}
+
+/// A blob that comes from elsewhere while it is given.
+pub(super) enum Coming {
+    Fill(Follower),
+    Pass(Box<Passing>),
+}
+
+impl Coming {
+    fn left_bytes(&self) -> u64 {
+        match self {
+            Self::Fill(follower) => follower.left_bytes(),
+            Self::Pass(passing) => passing.left_bytes(),
+        }
+    }
+
+    async fn next(&mut self, buffers: &Buffers) -> Result<Option<Bytes>, Trouble> {
+        match self {
+            Self::Fill(follower) => follower.next(buffers).await,
+            Self::Pass(passing) => passing.next().await,
+        }
+    }
 }
 
 impl AnswerBody {
@@ -63,16 +86,16 @@ impl AnswerBody {
         }
     }
 
-    /// A blob that is being filled.
-    pub(super) fn fill(follower: Follower, buffers: Buffers) -> Self {
-        let body = FillBody {
-            left: follower.left_bytes(),
-            follower: Some(follower),
+    /// A blob that comes.
+    pub(super) fn coming(coming: Coming, buffers: Buffers) -> Self {
+        let body = ComingBody {
+            left: coming.left_bytes(),
+            coming: Some(coming),
             buffers,
             reading: None,
         };
         Self {
-            kind: Kind::Fill(body),
+            kind: Kind::Coming(body),
             receipt: None,
         }
     }
@@ -87,7 +110,7 @@ impl AnswerBody {
         match &self.kind {
             Kind::Bytes(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
             Kind::Disk(body) => body.end - body.position,
-            Kind::Fill(body) => body.left,
+            Kind::Coming(body) => body.left,
         }
     }
 }
@@ -104,7 +127,7 @@ impl Body for AnswerBody {
         let polled = match &mut this.kind {
             Kind::Bytes(bytes) => Poll::Ready(Ok(bytes.take())),
             Kind::Disk(body) => body.poll(context),
-            Kind::Fill(body) => body.poll(context),
+            Kind::Coming(body) => body.poll(context),
         };
         let Poll::Ready(outcome) = polled else {
             return Poll::Pending;
@@ -200,20 +223,20 @@ impl DiskBody {
     }
 }
 
-struct FillBody {
-    follower: Option<Follower>,
+struct ComingBody {
+    coming: Option<Coming>,
     left: u64,
     buffers: Buffers,
-    reading: Option<Reading<(Follower, Option<Bytes>)>>,
+    reading: Option<Reading<(Coming, Option<Bytes>)>>,
 }
 
-impl FillBody {
+impl ComingBody {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        if let Some(mut follower) = self.follower.take() {
+        if let Some(mut coming) = self.coming.take() {
             let buffers = self.buffers.clone();
             self.reading = Some(Box::pin(async move {
-                let bytes = follower.next(&buffers).await.map_err(io::Error::other)?;
-                Ok((follower, bytes))
+                let bytes = coming.next(&buffers).await.map_err(io::Error::other)?;
+                Ok((coming, bytes))
             }));
         }
         let Some(reading) = &mut self.reading else {
@@ -223,9 +246,9 @@ impl FillBody {
             return Poll::Pending;
         };
         self.reading = None;
-        Poll::Ready(read.map(|(follower, bytes)| {
-            self.left = follower.left_bytes();
-            self.follower = Some(follower).filter(|_| self.left > 0);
+        Poll::Ready(read.map(|(coming, bytes)| {
+            self.left = coming.left_bytes();
+            self.coming = Some(coming).filter(|_| self.left > 0);
             bytes
         }))
     }
