@@ -10,9 +10,10 @@
 //! - whatever fails, the end is the same: containers, shims, daemons, mounts, cgroups, files, in that order;
 //! - processes are ended by id, after a look at what they are; servers listen on loopback only.
 //!
-//! Entry points: [`Scratch`], [`Engine`], [`Registry`], [`Client`], [`container::Cycle`], [`Node`], [`Site`],
+//! Entry points: [`Scratch`], [`Engine`], [`Registry`], [`Cache`], [`Client`], [`container::Cycle`], [`Node`], [`Site`],
 //! [`Network`], [`Kubelet`], [`traces`], [`figures`].
 
+mod cache;
 pub mod client;
 pub mod container;
 mod daemon;
@@ -35,6 +36,7 @@ pub mod traces;
 pub mod websocket;
 pub mod workload;
 
+pub use cache::Cache;
 pub use client::Client;
 pub use daemon::Daemon;
 pub use engine::{Engine, Kind, Options, Pods};

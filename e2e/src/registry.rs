@@ -62,7 +62,7 @@ impl Registry {
 }
 
 /// A port that is free now; whoever takes it in between makes the start fail, which is told.
-fn free_address() -> Result<SocketAddr> {
+pub(crate) fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port is free")?;
     listener.local_addr().context("a listener has an address")
 }
