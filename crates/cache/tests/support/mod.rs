@@ -14,7 +14,7 @@ use orlop_cache::ledger::{self, Ledger};
 use orlop_cache::origin::{OriginOptions, Origins};
 use orlop_cache::rights::{Admission, Doorkeeper, FingerprintKey};
 use orlop_cache::route::Naming;
-use orlop_cache::serve::{Figures, Limits, Making, Options, Server};
+use orlop_cache::serve::{Figures, Limits, Making, Options, Server, Tls};
 use orlop_cache::store::{self, Store};
 use orlop_registry::{Client, ClientOptions, Credential, FetchOptions, FixedCredential, Proxies};
 use orlop_testkit::registry::FakeRegistry;
@@ -34,6 +34,7 @@ pub(crate) struct Setting {
     pub(crate) store: store::Options,
     pub(crate) credential: Option<(String, String)>,
     pub(crate) clock: SharedClock,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Default for Setting {
@@ -51,6 +52,7 @@ impl Default for Setting {
             store: store::Options::default(),
             credential: None,
             clock: SystemClock::shared(),
+            tls: None,
         }
     }
 }
@@ -117,7 +119,7 @@ impl Cache {
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        Server::start(listener, None, making, setting.limits, &tasks);
+        Server::start(listener, setting.tls, making, setting.limits, &tasks);
         Self {
             address,
             store,
@@ -220,12 +222,26 @@ impl Scene {
 }
 
 pub(crate) fn client() -> reqwest::Client {
+    client_with(rustls::RootCertStore::empty(), None)
+}
+
+/// A client that trusts `roots` and shows a certificate.
+pub(crate) fn client_with(
+    roots: rustls::RootCertStore,
+    shown: Option<(
+        rustls::pki_types::CertificateDer<'static>,
+        rustls::pki_types::PrivateKeyDer<'static>,
+    )>,
+) -> reqwest::Client {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let tls = match shown {
+        None => tls.with_no_client_auth(),
+        Some((certificate, key)) => tls.with_client_auth_cert(vec![certificate], key).unwrap(),
+    };
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .no_proxy()
