@@ -261,3 +261,75 @@ fn each_network_is_what_it_says() {
     assert_eq!(leased, [""; 0], "addresses are given back");
     node.close().unwrap();
 }
+
+/// How often a container's script began.
+fn beginnings(node: &Node, name: &str) -> usize {
+    let log = node.caller().orlop(&["logs", name]).unwrap();
+    log.stdout.lines().filter(|line| *line == "begin").count()
+}
+
+#[test]
+fn a_container_that_ended_is_started_again_as_its_policy_says() {
+    let mut node = Node::start_with(&["runtime.restart_interval=100ms"]).unwrap();
+    let failing = "echo begin; exit 3";
+    let staying = "echo begin; trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    for (name, policy, script) in [
+        ("never", "no", failing),
+        ("twice", "on-failure:2", failing),
+        ("well", "on-failure", "echo begin; exit 0"),
+        ("always", "always", failing),
+        ("stopped", "unless-stopped", staying),
+    ] {
+        let image = node.image();
+        let run = [
+            "run",
+            "-d",
+            "--restart",
+            policy,
+            "--name",
+            name,
+            image,
+            "sh",
+            "-c",
+            script,
+        ];
+        node.caller().orlop(&run).unwrap().success().unwrap();
+    }
+    eventually("it was started again and again", || {
+        Ok(Some(()).filter(|()| beginnings(&node, "always") >= 5))
+    })
+    .unwrap();
+    eventually("it was started twice more", || {
+        Ok(Some(()).filter(|()| beginnings(&node, "twice") >= 3))
+    })
+    .unwrap();
+    assert_eq!(beginnings(&node, "never"), 1);
+    assert_eq!(beginnings(&node, "well"), 1);
+    let stop = ["stop", "stopped"];
+    node.caller().orlop(&stop).unwrap().success().unwrap();
+
+    // What is wanted is on record: another daemon goes on with it.
+    let before = beginnings(&node, "always");
+    node.kill_daemon().unwrap();
+    node.start_daemon().unwrap();
+    eventually("the next daemon starts it again", || {
+        Ok(Some(()).filter(|()| beginnings(&node, "always") > before + 2))
+    })
+    .unwrap();
+    assert_eq!(beginnings(&node, "twice"), 3);
+    assert_eq!(beginnings(&node, "stopped"), 1);
+
+    let caller = node.caller();
+    for name in ["never", "twice", "well", "always", "stopped"] {
+        caller
+            .orlop(&["rm", "--force", name])
+            .unwrap()
+            .success()
+            .unwrap();
+    }
+    let refused = caller.orlop(&["run", "--restart", "sometimes", node.image(), "true"]);
+    let refused = refused.unwrap();
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("no restart policy"), "{refused:?}");
+    node.close().unwrap();
+}

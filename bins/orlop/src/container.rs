@@ -1,10 +1,14 @@
 //! What several commands do with containers and their processes.
 
-use orlop_api::containerd::services::containers::v1::DeleteContainerRequest;
+use orlop_api::FieldMask;
+use orlop_api::containerd::services::containers::v1::{
+    Container, DeleteContainerRequest, GetContainerRequest, UpdateContainerRequest,
+};
 use orlop_api::containerd::services::tasks::v1::{
     DeleteTaskRequest, KillRequest, ListTasksRequest, WaitRequest,
 };
 use orlop_api::containerd::v1::types::{Process as Task, Status};
+use orlop_types::restart::{STATUS_LABEL, STOPPED_LABEL};
 use tonic::Code;
 
 use crate::client::Client;
@@ -47,6 +51,38 @@ pub(crate) fn state(status: Status) -> &'static str {
         Status::Paused => "paused",
         Status::Pausing => "pausing",
     }
+}
+
+/// The record of a container.
+pub(crate) async fn record(client: &Client, id: &str) -> Result<Container, CliError> {
+    let request = GetContainerRequest { id: id.to_owned() };
+    let answer = client.container_records().get(request).await;
+    let answer = answer.explain(|| format!("cannot find container {id}"))?;
+    Ok(answer.into_inner().container.unwrap_or_default())
+}
+
+/// Tells the daemon that a container is not to be started again, if it is one that would be.
+pub(crate) async fn keep_stopped(client: &Client, record: &Container) -> Result<(), CliError> {
+    if !record.labels.contains_key(STATUS_LABEL) {
+        return Ok(());
+    }
+    let stopped = [(STATUS_LABEL, "stopped"), (STOPPED_LABEL, "true")];
+    let labels = stopped.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let paths = stopped.map(|(name, _)| format!("labels.{name}"));
+    let request = UpdateContainerRequest {
+        container: Some(Container {
+            id: record.id.clone(),
+            labels: labels.into_iter().collect(),
+            ..Container::default()
+        }),
+        update_mask: Some(FieldMask {
+            paths: paths.to_vec(),
+        }),
+    };
+    let updated = client.container_records().update(request).await;
+    updated
+        .map(drop)
+        .explain(|| format!("cannot end the restarts of container {}", record.id))
 }
 
 /// Sends a signal to a process, or with `all` to everything in the container.

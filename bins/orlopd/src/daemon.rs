@@ -98,6 +98,9 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
         .recover()
         .await
         .context("cannot recover the tasks of an earlier daemon")?;
+    engine
+        .runtime
+        .watch_restarts(config.runtime.restart_interval);
     tell_runtimes(&engine);
     tracing::info!(version = engine.identity.version, socket = %config.engine.socket.display(), tasks = adopted, "serving");
     let collection = start_collection(config, &engine, &ends, &tasks).await?;

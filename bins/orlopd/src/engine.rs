@@ -23,6 +23,7 @@ use orlop_services::{Component, Facts, Identity};
 use orlop_snapshot::{Native, Overlayfs, Snapshotter};
 use orlop_sys::fs::{Dir, Mode, Name};
 use orlop_types::SnapshotterName;
+use orlop_types::restart::POLICIES;
 
 use crate::daemon::NETWORK_JOBS_MAX;
 
@@ -205,6 +206,10 @@ fn services_of(oci_runtimes: &[OciRuntime]) -> Vec<Component> {
     if !oci_runtimes.iter().any(|runtime| runtime.error.is_none()) {
         tasks.error = Some("no OCI runtime works".to_owned());
     }
+    let restart = Component {
+        capabilities: POLICIES.map(str::to_owned).to_vec(),
+        ..Component::working("io.containerd.monitor.container.v1", "restart")
+    };
     let parts = [
         ("io.containerd.metadata.v1", "sqlite"),
         ("io.containerd.gc.v1", "scheduler"),
@@ -219,7 +224,11 @@ fn services_of(oci_runtimes: &[OciRuntime]) -> Vec<Component> {
     ];
     let parts = parts.map(|(kind, id)| Component::working(kind, id));
     let services = GRPC.map(|id| Component::working("io.containerd.grpc.v1", id));
-    [tasks].into_iter().chain(parts).chain(services).collect()
+    [tasks, restart]
+        .into_iter()
+        .chain(parts)
+        .chain(services)
+        .collect()
 }
 
 fn client_options(config: &Config) -> ClientOptions {

@@ -37,6 +37,7 @@ pub mod probe;
 mod process;
 mod publish;
 mod record;
+pub mod restart;
 mod runtime;
 mod selinux;
 mod shim;

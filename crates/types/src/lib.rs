@@ -24,6 +24,7 @@ mod labels;
 mod mount;
 mod platform;
 mod reference;
+pub mod restart;
 
 pub use descriptor::{Descriptor, DescriptorError};
 pub use digest::{Algorithm, ChainId, Digest, DigestError};

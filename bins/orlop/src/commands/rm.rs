@@ -50,6 +50,8 @@ async fn delete_task(id: &str, force: bool, context: &Context<'_>) -> Result<(),
 
 async fn try_delete_task(id: &str, force: bool, context: &Context<'_>) -> Result<(), CliError> {
     if force {
+        let record = container::record(&context.client, id).await?;
+        container::keep_stopped(&context.client, &record).await?;
         end(id, context).await?;
     }
     // The daemon refuses to delete what runs, and says so better than a check of ours that is old at once.

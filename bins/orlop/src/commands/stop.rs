@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use orlop_api::containerd::services::containers::v1::GetContainerRequest;
+use orlop_api::containerd::services::containers::v1::Container;
 
 use super::{Context, each};
 use crate::cli::parse_span;
 use crate::container::{self, Process};
-use crate::error::{CliError, Explain};
+use crate::error::CliError;
 use crate::signals;
 
 /// Where containerd's clients keep the signal that the image asks for.
@@ -29,10 +29,9 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: &Arguments, context: &mut Context<'_>) -> Result<(), CliError> {
     each(&arguments.ids, context, async |id, context| {
-        let signal = match arguments.signal {
-            Some(signal) => signal,
-            None => image_signal(id, context).await?,
-        };
+        let record = container::record(&context.client, id).await?;
+        container::keep_stopped(&context.client, &record).await?;
+        let signal = arguments.signal.unwrap_or_else(|| image_signal(&record));
         stop(id, signal, arguments.time, context).await?;
         Ok(id.to_owned())
     })
@@ -67,14 +66,8 @@ pub(crate) async fn stop(
     }
 }
 
-async fn image_signal(id: &str, context: &Context<'_>) -> Result<u32, CliError> {
-    let request = GetContainerRequest { id: id.to_owned() };
-    let answer = context.client.container_records().get(request).await;
-    let record = answer
-        .explain(|| format!("cannot find container {id}"))?
-        .into_inner()
-        .container;
-    let named = record.and_then(|record| record.labels.get(STOP_SIGNAL).cloned());
-    let signal = named.and_then(|name| signals::parse(&name).ok());
-    Ok(signal.unwrap_or(signals::TERM))
+fn image_signal(record: &Container) -> u32 {
+    let named = record.labels.get(STOP_SIGNAL);
+    let signal = named.and_then(|name| signals::parse(name).ok());
+    signal.unwrap_or(signals::TERM)
 }

@@ -1,7 +1,8 @@
 //! Containers: run, exec, and what one does with them.
 
 use orlop_api::containerd::services::containers::v1::{
-    Container, GetContainerResponse, ListContainersResponse,
+    Container, GetContainerResponse, ListContainersResponse, UpdateContainerRequest,
+    UpdateContainerResponse,
 };
 use orlop_api::containerd::services::images::v1::GetImageResponse;
 use orlop_api::containerd::services::tasks::v1::{
@@ -29,6 +30,7 @@ const TASK_DELETE: &str = "containerd.services.tasks.v1.Tasks/Delete";
 const TASK_LIST: &str = "containerd.services.tasks.v1.Tasks/List";
 const RECORD_GET: &str = "containerd.services.containers.v1.Containers/Get";
 const RECORD_LIST: &str = "containerd.services.containers.v1.Containers/List";
+const RECORD_UPDATE: &str = "containerd.services.containers.v1.Containers/Update";
 const RECORD_DELETE: &str = "containerd.services.containers.v1.Containers/Delete";
 
 fn ends_with(exit_status: u32) -> WaitResponse {
@@ -278,10 +280,20 @@ async fn stop_uses_the_images_signal() {
 #[tokio::test]
 async fn rm_by_force_kills_first_and_takes_what_does_not_run() {
     let fake = Fake::start();
-    fake.refuse(TASK_KILL, Code::NotFound, "no task")
+    let record = container("web", &[("containerd.io/restart.status", "running")]);
+    let record = GetContainerResponse {
+        container: Some(record),
+    };
+    fake.answer(RECORD_GET, &record)
+        .answer(RECORD_UPDATE, &UpdateContainerResponse::default())
+        .refuse(TASK_KILL, Code::NotFound, "no task")
         .refuse(TASK_DELETE, Code::NotFound, "no task")
         .answer(RECORD_DELETE, &());
     let outcome = orlop(&fake, &["rm", "-f", "web"]).await;
+    // Nobody starts it again in between.
+    let update: UpdateContainerRequest = fake.asked(RECORD_UPDATE);
+    let labels = update.container.unwrap_or_default().labels;
+    assert_eq!(labels["containerd.io/restart.status"], "stopped");
     assert_eq!(
         (outcome.code, outcome.stdout.as_str()),
         (0, "web\n"),

@@ -22,6 +22,8 @@ pub struct Runtime {
     pub cgroup_driver: CgroupDriver,
     /// How long one step of a start may take.
     pub step_timeout: Duration,
+    /// How often containers are looked after whose labels ask for restarts; zero for never.
+    pub restart_interval: Duration,
     /// Folders with CNI plugins.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// The folder with CNI configurations.
@@ -114,6 +116,12 @@ impl Runtime {
                 "step_timeout",
                 60_000,
                 "How long one step of a container's start may take.",
+            ),
+            restart_interval: span(
+                s,
+                "restart_interval",
+                10_000,
+                "How often containers are looked after whose labels ask for restarts; 0s for never.",
             ),
             cni_bin_dirs: s.setting(
                 "cni_bin_dirs",

@@ -1,11 +1,13 @@
 //! The options of a container.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use orlop_api::orlop::v1::{ContainerLimits, ContainerMount, CreateRequest, Network};
 use orlop_base::units::ByteSize;
 use orlop_types::ContainerId;
+use orlop_types::restart::{POLICY_LABEL, RestartPolicy, STATUS_LABEL, UnknownPolicy};
 
 use crate::commands::namespaces::parse_label;
 use crate::error::{CliError, Explain};
@@ -126,6 +128,9 @@ pub(crate) struct Options {
         hide_default_value = true
     )]
     snapshotter: String,
+    /// When it is started again: no, always, unless-stopped, on-failure[:RETRIES]
+    #[arg(long, value_name = "POLICY", value_parser = parse_restart, conflicts_with = "rm")]
+    restart: Option<String>,
     /// Another platform than this machine's, such as linux/arm64
     #[arg(long)]
     platform: Option<String>,
@@ -168,7 +173,7 @@ impl Options {
             entrypoint: self.entrypoint.iter().cloned().collect(),
             hostname: self.hostname.clone(),
             network: self.net.map_or(Network::Unspecified, Net::network).into(),
-            labels: self.label.iter().cloned().collect(),
+            labels: self.labels(),
             annotations: self.annotation.iter().cloned().collect(),
             read_only_root: self.read_only,
             capabilities_added: self.cap_add.iter().map(|name| capability(name)).collect(),
@@ -180,6 +185,15 @@ impl Options {
             platform: image::platform(self.platform.as_deref())?,
             ..request
         })
+    }
+
+    /// The labels asked for, and those by which the daemon knows when to start it again.
+    fn labels(&self) -> BTreeMap<String, String> {
+        let restart = self.restart.iter().flat_map(|policy| {
+            let status = (STATUS_LABEL.to_owned(), "running".to_owned());
+            [status, (POLICY_LABEL.to_owned(), policy.clone())]
+        });
+        self.label.iter().cloned().chain(restart).collect()
     }
 
     fn limits(&self) -> ContainerLimits {
@@ -260,6 +274,11 @@ fn parse_cpus(text: &str) -> Result<u64, String> {
         .checked_mul(1000)
         .and_then(|millis| millis.checked_add(thousandths));
     millis.filter(|millis| *millis > 0).ok_or_else(expected)
+}
+
+/// The policy as its label has it.
+fn parse_restart(text: &str) -> Result<String, UnknownPolicy> {
+    text.parse::<RestartPolicy>().map(|_policy| text.to_owned())
 }
 
 /// `SOURCE:TARGET[:OPTIONS]`.
