@@ -203,6 +203,8 @@ async fn open(settings: &Settings, clock: &SharedClock) -> Result<Kept, CacheErr
             .map_err(|error| start("open the store", error))?;
         let ledger = Ledger::start(root, ledger::Options::default(), clock)
             .map_err(|error| start("begin the ledger", error))?;
+        check_way(root, settings.access.mode)
+            .map_err(|error| start(&format!("use {}", root.display()), error))?;
         let key =
             fingerprint_key(root).map_err(|error| start("keep a key in its folder", error))?;
         let serve = &settings.serve;
@@ -228,6 +230,18 @@ async fn open(settings: &Settings, clock: &SharedClock) -> Result<Kept, CacheErr
     opened
         .await
         .map_err(|error| start("open its folder", error))?
+}
+
+/// What clients' own credentials brought must not be served in the service's name later: a folder stays with its way.
+fn check_way(root: &Path, mode: Mode) -> std::io::Result<()> {
+    let mark = root.join("pass-through");
+    if mode == Mode::PassThrough {
+        std::fs::File::create(&mark)?;
+    } else if mark.exists() {
+        let text = "it holds what clients' own credentials brought: keep access.mode = \"pass-through\", or name another --root";
+        return Err(std::io::Error::other(text));
+    }
+    Ok(())
 }
 
 /// Reads the key of all fingerprints, or makes it. Who loses it loses grants, nothing else.
@@ -427,4 +441,52 @@ async fn ended_by_signal() -> Result<&'static str, CacheError> {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_clients_own_credentials_is_not_served_in_the_services_name() {
+        let folder = tempfile::tempdir().unwrap();
+        check_way(folder.path(), Mode::None).unwrap();
+        check_way(folder.path(), Mode::PassThrough).unwrap();
+        check_way(folder.path(), Mode::PassThrough).unwrap();
+        let refused = check_way(folder.path(), Mode::Basic).unwrap_err();
+        assert!(refused.to_string().contains("another --root"), "{refused}");
+    }
+
+    #[test]
+    fn files_of_users_and_tokens_are_read_and_their_secrets_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        let put = |text: &str| {
+            let mut file = std::fs::File::create(&path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        };
+        put("# people\nann:$2y$05$hash\n\n");
+        assert_eq!(users(&path).unwrap()["ann"], "$2y$05$hash");
+        put("ann:plain\n");
+        let error = users(&path).unwrap_err().report();
+        assert!(
+            error.contains("line 1") && !error.contains("plain"),
+            "{error}"
+        );
+        put("ci  t0k3n\n");
+        assert_eq!(tokens(&path).unwrap()["t0k3n"], "ci");
+    }
+
+    #[test]
+    fn the_key_of_fingerprints_is_made_once_and_is_nobody_elses() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let anonymous = orlop_registry::Credential::Anonymous;
+        let first = fingerprint_key(folder.path()).unwrap().of(&anonymous);
+        let again = fingerprint_key(folder.path()).unwrap().of(&anonymous);
+        assert_eq!(first, again);
+        let path = folder.path().join("fingerprint.key");
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }

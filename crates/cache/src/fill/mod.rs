@@ -112,15 +112,15 @@ impl Fills {
         }
     }
 
-    /// The fill of a blob: the one under way, or a new one.
+    /// The fill of a blob: the one under way, or a new one, and whether it is new.
     ///
     /// # Errors
     /// Too many are under way.
-    pub fn join(&self, order: &Order) -> Result<Arc<Flight>, Trouble> {
+    pub fn join(&self, order: &Order) -> Result<(Arc<Flight>, bool), Trouble> {
         let mut flights = self.inner.flights();
         let digest = order.descriptor.digest;
         if let Some(flight) = flights.get(&digest) {
-            return Ok(Arc::clone(flight));
+            return Ok((Arc::clone(flight), false));
         }
         if flights.len() >= FLIGHTS_MAX {
             let text = format!("{FLIGHTS_MAX} blobs are being filled already");
@@ -131,7 +131,7 @@ impl Fills {
         drop(flights);
         self.inner.figure.inc();
         self.spawn(&flight, order.clone());
-        Ok(flight)
+        Ok((flight, true))
     }
 
     /// Shows how many fills are under way among `registry`'s figures.

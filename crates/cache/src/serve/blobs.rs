@@ -61,7 +61,7 @@ pub(super) async fn answer(
             reference: reference.clone(),
             descriptor: Descriptor::new(BLOB, *digest, size),
         };
-        filling(parts, &order, &wanted).await?
+        filling(parts, &order, &wanted, receipt).await?
     } else {
         Bytes::None
     };
@@ -98,11 +98,23 @@ async fn proven(
 }
 
 /// Joins the fill and waits until its answer can begin.
-async fn filling(parts: &Parts, order: &Order, wanted: &Wanted) -> Result<Bytes, No> {
+async fn filling(
+    parts: &Parts,
+    order: &Order,
+    wanted: &Wanted,
+    receipt: &mut Receipt,
+) -> Result<Bytes, No> {
     let range = wanted.range(order.descriptor.size);
     let refused = |trouble: Trouble| refusal(parts, &trouble);
     for _ in 0..FLIGHTS_MAX {
-        let flight = parts.fills.join(order).map_err(refused)?;
+        let (flight, is_first) = parts.fills.join(order).map_err(refused)?;
+        // Upstream gives the bytes once, whoever else gets them.
+        let source = if is_first {
+            Source::Upstream
+        } else {
+            Source::Disk
+        };
+        receipt.of(order.descriptor.digest, source);
         let started = flight.started(range.clone());
         let start = match tokio::time::timeout(parts.options.headers_within, started).await {
             Ok(Ok(start)) => start,

@@ -239,7 +239,9 @@ impl Parts {
     }
 
     async fn of_repository(&self, ask: &Ask, asked: &Asked, peer: &Peer) -> Result<Answer, No> {
-        let mut receipt = self.desk.begin(asked, ask.caller.name.clone());
+        let mut receipt = self
+            .desk
+            .begin(asked, ask.caller.name.clone(), ask.is_head());
         let Some(place) = self.clients.place(peer.address) else {
             let no = No::busy("this client has as many answers under way as it may have");
             receipt.end(no.outcome);

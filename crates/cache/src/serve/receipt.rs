@@ -31,8 +31,9 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// Begins a request of `client`. Pages of lists are no pulls: they are counted, not recorded.
-    pub(super) fn begin(&self, asked: &Asked, client: String) -> Receipt {
+    /// Begins a request of `client`. Pages of lists and HEAD requests are no pulls: their answers are counted, not
+    /// recorded.
+    pub(super) fn begin(&self, asked: &Asked, client: String, is_head: bool) -> Receipt {
         let (kind, digest) = match &asked.subject {
             Subject::Tag => (Some(Kind::Manifest), None),
             Subject::Manifest(digest) => (Some(Kind::Manifest), Some(*digest)),
@@ -45,7 +46,7 @@ impl Desk {
                 None
             }
         };
-        let record = kind.map(|kind| Record {
+        let record = kind.filter(|_| !is_head).map(|kind| Record {
             at: self.clock.wall(),
             client,
             locator: asked.reference.locator(),
