@@ -46,9 +46,10 @@ const JOURNAL_BYTES_MAX: i64 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct Database {
     path: PathBuf,
+    // Closed before the writer: the last to close takes the log into the file, which only the writer can.
+    idle: Mutex<Vec<Connection>>,
     /// None: open for reading only.
     writer: Option<Mutex<Connection>>,
-    idle: Mutex<Vec<Connection>>,
     /// Device and inode of the file that was opened.
     identity: (u64, u64),
 }

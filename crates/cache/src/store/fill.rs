@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use orlop_content::{ContentError, Expected, Ingest, IngestReader};
@@ -71,6 +71,8 @@ struct Place {
     digest: Digest,
     locator: Box<str>,
     is_over: AtomicBool,
+    /// How far the bytes on disk reach when the last clone goes.
+    end: AtomicU64,
 }
 
 impl Store {
@@ -93,6 +95,7 @@ impl Store {
             digest: *digest,
             locator: locator.into(),
             is_over: AtomicBool::new(false),
+            end: AtomicU64::new(0),
         };
         let ingest = inner.ingest(digest, size)?;
         inner.note("note a fill in", |db| {
@@ -255,16 +258,25 @@ impl BlobSink for Fill {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let end = self.ingest.extents().end();
+        self.place.end.store(end, Ordering::Release);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         if self.is_over.load(Ordering::Acquire) {
             return;
         }
+        // Closed by now; or aborted, or discarded, and then there is nothing left.
         let status = self.inner.content.status(&reference_of(&self.digest));
-        let present = status.map_or(0, |status| status.present_bytes);
+        let end = self.end.load(Ordering::Acquire);
+        let left = status.map_or(0, |_| end);
         let now = self.inner.now();
-        self.inner.shelf().unfilled(&self.digest, present, now);
-        if present == 0 {
+        self.inner.shelf().unfilled(&self.digest, left, now);
+        if left == 0 {
             self.inner.forget_fill(&self.digest);
         }
     }

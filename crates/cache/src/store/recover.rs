@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use orlop_base::clock::SharedClock;
 use orlop_base::telemetry::Throttle;
-use orlop_content::{ContentError, ErrorKind as ContentKind};
-use orlop_types::Digest;
+use orlop_content::{ContentError, ErrorKind as ContentKind, Expected};
+use orlop_types::{Digest, IngestRef};
 use rusqlite::params;
 
 use super::figures::Figures;
@@ -234,13 +234,20 @@ impl Inner {
         let mut victims = Vec::new();
         for status in self.content.statuses().map_err(failed())? {
             let digest = digest_of(&status.reference).filter(|digest| !is_kept.contains(digest));
-            let Some(digest) = digest.filter(|_| status.present_bytes > 0) else {
-                let aborted = self.content.abort(&status.reference);
-                aborted.map_err(failed())?;
-                continue;
+            let end = match digest {
+                Some(_) => self.reach_of(&status.reference),
+                None => 0,
             };
-            let now = self.now();
-            victims.extend(self.shelf().load_parked(digest, status.present_bytes, now));
+            match digest {
+                Some(digest) if end > 0 => {
+                    let now = self.now();
+                    victims.extend(self.shelf().load_parked(digest, end, now));
+                }
+                Some(_) | None => {
+                    let aborted = self.content.abort(&status.reference);
+                    aborted.map_err(failed())?;
+                }
+            }
         }
         let parked: HashSet<_> = self.shelf().parked(i64::MAX).into_iter().collect();
         self.note("forget finished fills in", |db| {
@@ -273,6 +280,12 @@ impl Inner {
             });
         }
         Ok(victims)
+    }
+
+    /// How far the bytes of a fill that was left reach. Opening it cuts off what was written and not checkpointed.
+    fn reach_of(&self, reference: &IngestRef) -> u64 {
+        let opened = self.content.ingest(reference, Expected::default());
+        opened.map_or(0, |ingest| ingest.extents().end())
     }
 
     fn load_blobs(&self, mut kept: Vec<BlobRow>, pinned: &HashSet<Digest>) -> Vec<Victim> {

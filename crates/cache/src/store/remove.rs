@@ -74,6 +74,11 @@ impl Inner {
                 Ok(())
             });
             self.left.notify_all();
+            if !pinned.is_empty()
+                && let Err(error) = self.refresh_pins()
+            {
+                tracing::warn!(error = %orlop_types::chain(&error), "pins are looked at again later");
+            }
             victims = next;
         }
     }
