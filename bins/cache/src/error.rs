@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use orlop_base::config::ConfigErrors;
 use orlop_base::table::harmless;
 use orlop_cache::serve::TlsProblem;
+use orlop_cache::store::StoreError;
 use orlop_cache::tier::PricesError;
+use orlop_cache::trace::TraceError;
 use orlop_types::chain;
 
 /// Why there is no answer.
@@ -63,6 +65,42 @@ pub(crate) enum CacheError {
         #[source]
         source: io::Error,
     },
+    /// A cache's folder cannot be used.
+    #[error("cannot use the cache in {}", root.display())]
+    Folder {
+        root: PathBuf,
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// What was named is not there.
+    #[error("nothing in the cache is called {0:?}")]
+    Unknown(String),
+    /// What was named may be several.
+    #[error("{text:?} may be {digests}")]
+    Ambiguous { text: String, digests: String },
+    /// What is to be removed is pinned.
+    #[error("{0} is pinned")]
+    Pinned(String),
+    /// There is no such pin to be taken back.
+    #[error("{0} has no such pin of its own")]
+    NotPinned(String),
+    /// The server does not do what it is asked.
+    #[error("the server has not removed {0} yet")]
+    NotHonoured(String),
+    /// A trace cannot be read.
+    #[error("cannot read the trace {}", path.display())]
+    Trace {
+        path: PathBuf,
+        #[source]
+        source: TraceError,
+    },
+    /// A trace cannot be written.
+    #[error("cannot write the trace {}", path.display())]
+    WriteTrace {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// The answer cannot be shown.
     #[error("cannot write the answer")]
     Output(#[source] io::Error),
@@ -77,6 +115,13 @@ impl CacheError {
             Self::WrongPrices { .. } => "ORL-E9003",
             Self::NoPull { .. } => "ORL-E9004",
             Self::Output(_) => "ORL-E9005",
+            Self::Folder { source, .. } => source.code(),
+            Self::Unknown(_) => "ORL-E9110",
+            Self::Ambiguous { .. } => "ORL-E9111",
+            Self::Pinned(_) => "ORL-E9112",
+            Self::NotPinned(_) => "ORL-E9113",
+            Self::NotHonoured(_) => "ORL-E9114",
+            Self::Trace { .. } | Self::WriteTrace { .. } => "ORL-E9115",
             Self::Settings(errors) => errors.code(),
             Self::Start { .. } => "ORL-E9217",
             Self::Tls(problem) => problem.code(),
@@ -97,6 +142,16 @@ impl CacheError {
                 "known are the access logs of distribution (JSON, combined), Harbor's proxy, nginx, S3 buckets, and containerd's log"
             }
             Self::Output(_) => "look whether the disk is full",
+            Self::Folder { .. } => "name the folder that the server has with --root, as its user",
+            Self::Unknown(_) => "orlop cache ls --top 0 lists what is kept",
+            Self::Ambiguous { .. } => "write more of the digest",
+            Self::Pinned(_) => "orlop cache pin lists the pins; --force removes it all the same",
+            Self::NotPinned(_) => {
+                "orlop cache pin lists the pins; what a pinned manifest names has none of its own"
+            }
+            Self::NotHonoured(_) => "it will, as soon as it looks; is it hung? Its log tells",
+            Self::Trace { .. } => "lines are seconds,blob,bytes: whole numbers",
+            Self::WriteTrace { .. } => "look whether the folder is there and the disk has room",
             Self::Settings(_) => {
                 "orlop cache config default shows every setting with its explanation"
             }

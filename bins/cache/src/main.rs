@@ -1,7 +1,8 @@
 //! `orlop-cache`, also called as `orlop cache`: what the blob cache does for a person.
 //!
 //! Purpose: `serve` is the cache itself, `setup` makes it the mirror of a container engine, and `analyze` reads other
-//! registries' access logs and tells what a cache in front would save.
+//! registries' access logs and tells what a cache in front would save, as `simulate` does with made traces; the others look
+//! at a cache's folder and its ledger, and ask its server for something.
 //!
 //! Non-goals: talking to the engine. The two know nothing of each other but HTTP.
 //!
@@ -12,9 +13,14 @@
 
 mod analyze;
 mod error;
+mod kept;
+mod ledger;
+mod root;
+mod scrub;
 mod serve;
 mod settings;
 mod setup;
+mod simulate;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -47,6 +53,25 @@ enum Command {
     /// Read access logs of a registry: what was pulled how often, what it cost,
     /// and what a cache would have saved
     Analyze(analyze::Arguments),
+    /// List what is kept
+    Ls(kept::ListArguments),
+    /// Tell how a cache stands, or all about one blob
+    Stat(kept::StatArguments),
+    /// Remove blobs; those who read them may read on
+    Rm(kept::RemoveArguments),
+    /// Keep a blob, or a manifest with all that it names; or list the pins
+    Pin(kept::PinArguments),
+    /// Take a pin back
+    Unpin(kept::UnpinArguments),
+    /// Hash what is kept once more, and set aside what is damaged
+    Scrub(scrub::Arguments),
+    /// Tell what was pulled most, and which repositories it was for
+    Top(ledger::TopArguments),
+    /// Tell what got hotter, colder, new or gone since the window before
+    Compare(ledger::CompareArguments),
+    /// Tell what caches of several sizes and policies would have done, with a
+    /// trace made from published statistics or one of yours
+    Simulate(simulate::Arguments),
     /// Serve: a mirror of registries that keeps what it has served
     Serve(serve::Arguments),
     /// Print or write a container engine's configuration for this mirror
@@ -66,8 +91,18 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let (format, width) = (cli.output, width());
     let answer = match &cli.command {
-        Command::Analyze(arguments) => analyze::run(arguments, cli.output, width()),
+        Command::Analyze(arguments) => analyze::run(arguments, format, width),
+        Command::Ls(arguments) => kept::list(arguments, format, width),
+        Command::Stat(arguments) => kept::stat(arguments, format, width),
+        Command::Rm(arguments) => kept::remove(arguments, format, width),
+        Command::Pin(arguments) => kept::pin(arguments, format, width),
+        Command::Unpin(arguments) => kept::unpin(arguments, format, width),
+        Command::Scrub(arguments) => scrub::run(arguments, format, width),
+        Command::Top(arguments) => ledger::top(arguments, format, width),
+        Command::Compare(arguments) => ledger::compare(arguments, format, width),
+        Command::Simulate(arguments) => simulate::run(arguments, format, width),
         Command::Serve(arguments) => serve::run(arguments).map(|()| String::new()),
         Command::Setup(arguments) => setup::run(arguments),
         Command::Config(ConfigCommand::Default) => Ok(PROGRAM.default_text(Settings::read)),
@@ -100,6 +135,12 @@ fn check(arguments: &serve::Arguments) -> Result<String, CacheError> {
     Ok(format!("{odd}the configuration can be used\n"))
 }
 
+/// One JSON object, with a newline.
+fn json(value: &impl serde::Serialize) -> String {
+    let text = serde_json::to_string_pretty(value).expect("answers have only text keys");
+    text + "\n"
+}
+
 /// Columns of the terminal on stdout, if it is one.
 fn width() -> Option<usize> {
     let stdout = rustix::stdio::stdout();
@@ -124,9 +165,8 @@ mod tests {
     fn help_fits_eighty_columns() {
         let mut command = Cli::command();
         command.build();
-        for name in ["analyze", "serve", "setup"] {
-            let shown = command.find_subcommand_mut(name).unwrap();
-            let help = shown.render_long_help().to_string();
+        for one in command.get_subcommands_mut() {
+            let help = one.render_long_help().to_string();
             let is_narrow = help.lines().all(|line| line.chars().count() <= 80);
             assert!(is_narrow, "{help}");
         }

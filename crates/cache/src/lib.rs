@@ -27,5 +27,6 @@ pub mod route;
 pub mod serve;
 pub mod store;
 pub mod tier;
+pub mod trace;
 
 pub use db::DatabaseError;

@@ -266,9 +266,13 @@ fn a_blob_stays_as_long_as_any_repository_has_it() {
         media_type: LAYER.to_owned(),
     };
     let parent = digest_of(&manifest);
-    let kept = bench
-        .store
-        .put_manifest("b/two", &parent, "m", &manifest, &[child.clone()]);
+    let kept = bench.store.put_manifest(
+        "b/two",
+        &parent,
+        "m",
+        &manifest,
+        std::slice::from_ref(&child),
+    );
     assert!(kept.unwrap());
     assert!(
         bench.store.is_linked("b/two", &shared).unwrap(),

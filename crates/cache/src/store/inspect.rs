@@ -47,7 +47,7 @@ pub struct Listed {
 }
 
 /// All that is known of one digest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BlobInfo {
     /// What is kept; `None` if it is only spoken of.
     pub listed: Option<Listed>,

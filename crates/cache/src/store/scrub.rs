@@ -59,6 +59,17 @@ impl Scrub {
         }
     }
 
+    /// A walk that begins with this blob, whenever it was checked; `None` if it is not here.
+    #[must_use]
+    pub fn beginning_with(store: &Store, digest: &Digest) -> Option<Self> {
+        let inner = Arc::clone(&store.inner);
+        let current = inner.begin_check(digest)?;
+        Some(Self {
+            inner,
+            current: Some(current),
+        })
+    }
+
     /// Reads up to `bytes_max` of the blob that is next.
     ///
     /// # Errors
@@ -115,38 +126,39 @@ impl Scrub {
                        ORDER BY checked_at LIMIT 16";
             rows::digests(db, sql, [before])
         })?;
-        for digest in next {
-            let Some(seen) = inner.shelf().begin_reading(&digest, None) else {
-                continue;
-            };
-            let reading = Reading {
-                inner: Arc::clone(inner),
-                digest,
-                serial: seen.serial,
-            };
-            match inner.content.blob(&digest) {
-                Ok(blob) => {
-                    return Ok(Some(Current {
-                        digest,
-                        blob,
-                        hasher: Hasher::new(digest.algorithm()),
-                        offset: 0,
-                        _reading: reading,
-                    }));
-                }
-                Err(error) => {
-                    drop(reading);
-                    inner.set_aside(&digest, &format!("it cannot be opened: {error}"));
-                }
-            }
-        }
-        Ok(None)
+        Ok(next.iter().find_map(|digest| inner.begin_check(digest)))
     }
 
     fn damaged(&self, current: &Current, why: &str, bytes: u64) -> Scrubbed {
         self.inner.set_aside(&current.digest, why);
         let digest = current.digest;
         Scrubbed::Damaged { digest, bytes }
+    }
+}
+
+impl Inner {
+    /// Opens a blob to be checked. One that cannot be opened is set aside.
+    fn begin_check(self: &Arc<Self>, digest: &Digest) -> Option<Current> {
+        let seen = self.shelf().begin_reading(digest, None)?;
+        let reading = Reading {
+            inner: Arc::clone(self),
+            digest: *digest,
+            serial: seen.serial,
+        };
+        match self.content.blob(digest) {
+            Ok(blob) => Some(Current {
+                digest: *digest,
+                blob,
+                hasher: Hasher::new(digest.algorithm()),
+                offset: 0,
+                _reading: reading,
+            }),
+            Err(error) => {
+                drop(reading);
+                self.set_aside(digest, &format!("it cannot be opened: {error}"));
+                None
+            }
+        }
     }
 }
 
