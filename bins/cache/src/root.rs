@@ -34,8 +34,17 @@ impl Root {
     /// The store itself, as its server keeps it; none while a server has it open.
     pub(crate) fn take(&self, inspection: &Inspection) -> Result<Option<Store>, CacheError> {
         let status = inspection.status().map_err(|source| self.failed(source))?;
+        // A database without the server's settings was begun anew: nothing may go for not knowing them.
+        let unknown_cap = Options::default()
+            .cap_bytes
+            .max(status.bytes.saturating_mul(2));
+        let cap_bytes = if status.cap_bytes == 0 {
+            unknown_cap
+        } else {
+            status.cap_bytes
+        };
         let options = Options {
-            cap_bytes: status.cap_bytes,
+            cap_bytes,
             ttl: Some(status.ttl_seconds)
                 .filter(|ttl| *ttl > 0)
                 .map(Duration::from_secs),

@@ -101,10 +101,11 @@ CREATE TABLE aside (
     reason TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Which repository has what: by a link, or because a manifest of it names it.
+-- Which repository has what: by a link, or because a manifest of it names it. Some twice: with UNION, SQLite would read all
+-- links for each question.
 CREATE VIEW holders AS
     SELECT digest, repository FROM links
-    UNION
+    UNION ALL
     SELECT children.digest, links.repository FROM children JOIN links ON links.digest = children.parent;
 
 -- What pins keep: what they name, what that names, and so on.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use orlop_base::clock::SharedClock;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -94,15 +94,13 @@ impl Writer {
         batch: &mut Vec<Record>,
         flushed: &mut Option<SyncSender<()>>,
     ) -> bool {
-        let mut wait = TIDY_EVERY;
+        let mut until = Instant::now() + TIDY_EVERY;
         while batch.len() < BATCH_MAX {
+            let wait = until.saturating_duration_since(Instant::now());
             match received.recv_timeout(wait) {
                 Ok(Message::Record(record)) => {
                     if batch.is_empty() {
-                        wait = self.options.batch_every;
-                    } else {
-                        // What is queued already is taken along; a trickle does not put the writing off for ever.
-                        wait = wait.mul_f64(0.9);
+                        until = Instant::now() + self.options.batch_every;
                     }
                     batch.push(*record);
                 }

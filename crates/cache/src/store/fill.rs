@@ -4,6 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use orlop_content::{ContentError, Expected, Ingest, IngestReader};
 use orlop_registry::BlobSink;
@@ -21,6 +22,9 @@ const PREFIX: &str = "fill/";
 
 /// When the disk is full before the cap is reached, at least so much is given up at once.
 const RELIEF_BYTES: u64 = 64 << 20;
+
+/// How long a fill waits for a blob's own removal. A disk takes longer than that only when it fails.
+const LEAVING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What came of [`Store::fill`].
 #[derive(Debug)]
@@ -273,7 +277,7 @@ impl Drop for Place {
         // Closed by now; or aborted, or discarded, and then there is nothing left.
         let status = self.inner.content.status(&reference_of(&self.digest));
         let end = self.end.load(Ordering::Acquire);
-        let left = status.map_or(0, |_| end);
+        let left = status.map_or(0, |status| end.max(status.present_bytes));
         let now = self.inner.now();
         self.inner.shelf().unfilled(&self.digest, left, now);
         if left == 0 {
@@ -310,8 +314,12 @@ impl Inner {
             if reserved != Reserved::Leaving || self.is_stuck(digest) {
                 return reserved;
             }
-            let waited = self.left.wait(shelf);
-            shelf = waited.unwrap_or_else(PoisonError::into_inner);
+            let waited = self.left.wait_timeout(shelf, LEAVING_TIMEOUT);
+            let (again, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            if timeout.timed_out() {
+                return reserved;
+            }
+            shelf = again;
         }
     }
 

@@ -365,7 +365,7 @@ fn listed(row: &Row<'_>) -> rusqlite::Result<Option<Listed>> {
 }
 
 fn with_repositories(db: &Connection, mut all: Vec<Listed>) -> rusqlite::Result<Vec<Listed>> {
-    let sql = "SELECT locator FROM holders JOIN repositories ON id = repository WHERE digest = ?1 ORDER BY locator";
+    let sql = "SELECT DISTINCT locator FROM holders JOIN repositories ON id = repository WHERE digest = ?1 ORDER BY locator";
     let mut statement = db.prepare_cached(sql)?;
     for one in &mut all {
         let names = statement.query_map([one.digest.to_string()], |row| row.get(0))?;

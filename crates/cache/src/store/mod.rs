@@ -160,6 +160,8 @@ struct Inner {
     is_damaged: AtomicBool,
     /// The time of day less the boot clock, in seconds, when uses were last written down.
     clock_offset: AtomicI64,
+    /// When old names were last forgotten, on the boot clock.
+    tidied: AtomicI64,
     warned: Throttle<&'static str>,
     clock: SharedClock,
     options: Options,

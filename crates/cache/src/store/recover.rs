@@ -1,6 +1,8 @@
 //! Opening: bringing rows and files together after whatever happened.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -9,7 +11,7 @@ use orlop_base::clock::SharedClock;
 use orlop_base::telemetry::Throttle;
 use orlop_content::{ContentError, ErrorKind as ContentKind, Expected};
 use orlop_types::{Digest, IngestRef};
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::figures::Figures;
 use super::fill::digest_of;
@@ -36,7 +38,9 @@ struct Differences {
 }
 
 pub(super) fn open(root: &Path, options: Options, clock: SharedClock) -> Result<Inner, StoreError> {
-    std::fs::create_dir_all(root).map_err(|source| DatabaseError::Io {
+    // What is kept may be of private repositories: it is nobody's business but the server's.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(root);
+    made.map_err(|source| DatabaseError::Io {
         operation: "make",
         path: root.to_owned(),
         source,
@@ -59,6 +63,7 @@ pub(super) fn open(root: &Path, options: Options, clock: SharedClock) -> Result<
         is_behind: AtomicBool::new(false),
         is_damaged: AtomicBool::new(false),
         clock_offset: AtomicI64::new(i64::MIN),
+        tidied: AtomicI64::new(i64::MIN),
         warned: Throttle::new(WARN_EVERY),
         clock,
         options,
@@ -206,7 +211,6 @@ impl Inner {
                 "rows and files of the cache were brought together"
             );
         }
-        let options = &self.options;
         self.note("bring rows and files together in", |db| {
             for row in &differences.adopted {
                 rows::put_blob(db, row, None)?;
@@ -220,11 +224,17 @@ impl Inner {
                 let sql = "INSERT OR REPLACE INTO aside (digest, size, since, reason) VALUES (?1, ?2, ?3, ?4)";
                 rows::run(db, sql, params![digest, to_column(*size), since, reason])?;
             }
-            rows::set(db, "cap_bytes", &options.cap_bytes.to_string())?;
-            rows::set(db, "small_max_bytes", &options.small_max_bytes.to_string())?;
-            let ttl = options.ttl.map_or(0, |ttl| ttl.as_secs());
-            rows::set(db, "ttl_seconds", &ttl.to_string())
+            self.tell_settings(db)
         });
+    }
+
+    /// Tells those who look from outside what was asked for.
+    pub(super) fn tell_settings(&self, db: &Connection) -> rusqlite::Result<()> {
+        let options = &self.options;
+        rows::set(db, "cap_bytes", &options.cap_bytes.to_string())?;
+        rows::set(db, "small_max_bytes", &options.small_max_bytes.to_string())?;
+        let ttl = options.ttl.map_or(0, |ttl| ttl.as_secs());
+        rows::set(db, "ttl_seconds", &ttl.to_string())
     }
 
     /// Fills that were not finished, and what was set aside: they take room.

@@ -32,6 +32,14 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Sets a blob aside whose bytes somebody found to be wrong or unreadable while sending them: it is not found any more,
+    /// and fetched anew when it is asked for.
+    pub fn set_aside(&self, digest: &Digest, why: &str) {
+        self.inner.set_aside(digest, why);
+    }
+}
+
 impl Inner {
     /// Takes one blob out, whatever the policy and pins say.
     pub(super) fn take_out(&self, digest: &Digest, reason: Reason) -> Taken {

@@ -3,6 +3,7 @@
 //!
 //! Cancellation: a step that began runs to its end. Crash: each step may be repeated.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const SCRUB_STEP_BYTES: u64 = 1 << 20;
 
 /// How long the scrub waits when all is checked, or the disk fails.
 const SCRUB_REST: Duration = Duration::from_secs(60);
+
+/// How often what grows slowly is looked through.
+const TIDY_SECONDS: i64 = 900;
 
 /// Tags nobody asked upstream about for so long, and whose manifest is not here, are forgotten.
 const TAGS_TTL_SECONDS: i64 = 90 * 86_400;
@@ -155,7 +159,8 @@ impl Inner {
             for kept in &all {
                 rows::put_blob(db, &kept.to_row(now, wall), None)?;
             }
-            let kept: std::collections::HashSet<_> = all.iter().map(|kept| kept.digest).collect();
+            self.tell_settings(db)?;
+            let kept: HashSet<_> = all.iter().map(|kept| kept.digest).collect();
             for digest in rows::digests(db, "SELECT digest FROM blobs", [])? {
                 if !kept.contains(&digest) {
                     rows::delete_blob(db, &digest.to_string())?;
@@ -212,9 +217,21 @@ impl Inner {
     fn forget_old_rows(&self) -> Result<(), StoreError> {
         let now = self.wall();
         self.write("forget old rows of", |db| {
-            rows::run(db, "DELETE FROM grants WHERE until <= ?1", [now])?;
+            rows::run(db, "DELETE FROM grants WHERE until <= ?1", [now])
+        })?;
+        // The rest grows slowly, and looking for it reads whole tables.
+        let before = self.tidied.load(Ordering::Relaxed);
+        if self.now().saturating_sub(before) < TIDY_SECONDS {
+            return Ok(());
+        }
+        self.tidied.store(self.now(), Ordering::Relaxed);
+        self.write("forget old names of", |db| {
             let sql = "DELETE FROM tags WHERE checked_at < ?1 AND digest NOT IN (SELECT digest FROM blobs)";
-            rows::run(db, sql, [now.saturating_sub(TAGS_TTL_SECONDS)])
+            rows::run(db, sql, [now.saturating_sub(TAGS_TTL_SECONDS)])?;
+            let sql = "DELETE FROM repositories WHERE id NOT IN (SELECT repository FROM links
+                           UNION SELECT repository FROM tags UNION SELECT repository FROM grants
+                           UNION SELECT repository FROM fills)";
+            rows::run(db, sql, [])
         })?;
         Ok(())
     }
