@@ -5,7 +5,7 @@
     reason = "mounts by the programs an administrator uses"
 )]
 
-mod support;
+mod shelves;
 
 use std::io::Read;
 use std::path::Path;
@@ -17,7 +17,7 @@ use orlop_base::clock::{Clock, ManualClock};
 use orlop_cache::ledger::{self, Kind, Ledger, Outcome, Record, Source};
 use orlop_cache::store::{ErrorKind, Opening, Options, Store};
 use orlop_types::Digest;
-use support::{LOCATOR, bytes_of, count, digest_of};
+use shelves::{LOCATOR, bytes_of, count, digest_of};
 
 const MIB: usize = 1 << 20;
 const DISK: &str = "size=24m";
@@ -77,7 +77,7 @@ fn a_disk_that_is_full_before_the_cap_gives_up_old_blobs_and_serving_goes_on() {
         cap_bytes: 1 << 30,
         ..Options::default()
     };
-    let store = support::open(folder.path(), &options, &clock);
+    let store = shelves::open(folder.path(), &options, &clock);
     let ledger = Ledger::start(
         folder.path(),
         ledger::Options::default(),
@@ -133,7 +133,7 @@ fn a_disk_that_is_full_before_the_cap_gives_up_old_blobs_and_serving_goes_on() {
     let last = keep(&store, 200, MIB).unwrap();
     assert!(is_sound(&store, &last, 200, MIB));
     drop((ledger, sender, store));
-    let store = support::open(folder.path(), &options, &clock);
+    let store = shelves::open(folder.path(), &options, &clock);
     assert!(is_sound(&store, &last, 200, MIB));
     let rows = count(folder.path(), "SELECT sum(size) FROM blobs");
     let usage = store.usage();
