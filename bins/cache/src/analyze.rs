@@ -83,7 +83,7 @@ pub(crate) fn run(
     })
 }
 
-fn prices(path: Option<&Path>) -> Result<Prices, CacheError> {
+pub(crate) fn prices(path: Option<&Path>) -> Result<Prices, CacheError> {
     let Some(path) = path else {
         return Ok(Prices::default());
     };

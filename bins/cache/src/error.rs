@@ -101,6 +101,67 @@ pub(crate) enum CacheError {
         #[source]
         source: io::Error,
     },
+    /// Certificates to trust cannot be read.
+    #[error("cannot use the certificates in {}", path.display())]
+    Certificates {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The fleet's database has no such address.
+    #[error("cannot understand the address of the fleet's database")]
+    Database(#[source] tokio_postgres::Error),
+    /// The database's password cannot be read.
+    #[error("cannot read the password in {}", path.display())]
+    Password {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The configuration cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Configuration {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The configuration is wrong: everything that is.
+    #[error("cannot use the configuration {}: {problems}", path.display())]
+    WrongConfiguration { path: PathBuf, problems: String },
+    /// A class that nobody knows the price of.
+    #[error("cannot plan for {0:?}: the price list has no such class")]
+    UnknownPlace(String),
+    /// There is no bucket.
+    #[error("cannot move blobs: the configuration has no section [depot]")]
+    NoDepot,
+    /// The process cannot be set up.
+    #[error("cannot begin")]
+    NoLife(#[source] io::Error),
+    /// The journal of moves cannot be opened.
+    #[error("cannot open the journal of moves in {}", path.display())]
+    Journal {
+        path: PathBuf,
+        #[source]
+        source: orlop_cache::tier::apply::JournalError,
+    },
+    /// A run of moves failed.
+    #[error(transparent)]
+    Tier(orlop_cache::tier::apply::TierError),
+    /// Another replica, or a person, is moving blobs.
+    #[error("cannot move blobs: somebody else is at it")]
+    Tiering,
+    /// The fleet cannot be asked.
+    #[error(transparent)]
+    Fleet(orlop_cache::fleet::FleetError),
+    /// The bucket cannot be asked.
+    #[error(transparent)]
+    Depot(orlop_cache::depot::DepotError),
+    /// The cache's folder cannot be read.
+    #[error(transparent)]
+    Store(orlop_cache::store::StoreError),
+    /// The ledger cannot be read.
+    #[error("cannot read what was pulled")]
+    Ledger(#[source] orlop_cache::DatabaseError),
     /// The answer cannot be shown.
     #[error("cannot write the answer")]
     Output(#[source] io::Error),
@@ -127,6 +188,19 @@ impl CacheError {
             Self::Tls(problem) => problem.code(),
             Self::Secrets { .. } => "ORL-E9221",
             Self::Setup { .. } => "ORL-E9220",
+            Self::Configuration { .. } => "ORL-E9334",
+            Self::WrongConfiguration { .. } | Self::UnknownPlace(_) => "ORL-E9335",
+            Self::NoDepot => "ORL-E9336",
+            Self::NoLife(_) => "ORL-E9337",
+            Self::Journal { .. } | Self::Ledger(_) => "ORL-E9338",
+            Self::Tiering => "ORL-E9339",
+            Self::Tier(error) => error.code(),
+            Self::Fleet(error) => error.code(),
+            Self::Depot(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::Certificates { .. } => "ORL-E9331",
+            Self::Database(_) => "ORL-E9332",
+            Self::Password { .. } => "ORL-E9333",
         }
     }
 
@@ -140,6 +214,26 @@ impl CacheError {
             }
             Self::NoPull { .. } => {
                 "known are the access logs of distribution (JSON, combined), Harbor's proxy, nginx, S3 buckets, and containerd's log"
+            }
+            Self::Configuration { .. } => "name the cache's file with --config",
+            Self::WrongConfiguration { .. } | Self::UnknownPlace(_) => {
+                "put right what is named; docs/guide/cache-s3.md has every key"
+            }
+            Self::NoDepot => "name a bucket: [depot] bucket = \"NAME\"",
+            Self::NoLife(_) => "look at the limits of this process: ulimit -a",
+            Self::Journal { .. } | Self::Ledger(_) | Self::Store(_) => {
+                "look whether --root is the cache's folder and the disk is not full"
+            }
+            Self::Tiering => "wait until it is done; what is under way goes on by itself",
+            Self::Tier(_) | Self::Fleet(_) | Self::Depot(_) => "docs/errors has a page on it",
+            Self::Certificates { .. } => {
+                "name a file with certificates in PEM, or leave ca_file out"
+            }
+            Self::Database(_) => {
+                "write it as postgresql://USER@HOST/DATABASE or as \"host=… user=… dbname=…\""
+            }
+            Self::Password { .. } => {
+                "name a file that the cache may read, with nothing but the password"
             }
             Self::Output(_) => "look whether the disk is full",
             Self::Folder { .. } => "name the folder that the server has with --root, as its user",

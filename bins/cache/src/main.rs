@@ -2,7 +2,8 @@
 //!
 //! Purpose: `serve` is the cache itself, `setup` makes it the mirror of a container engine, and `analyze` reads other
 //! registries' access logs and tells what a cache in front would save, as `simulate` does with made traces; the others look
-//! at a cache's folder and its ledger, and ask its server for something.
+//! at a cache's folder and its ledger, and ask its server for something; `tier` moves blobs of the bucket to where they are
+//! cheapest. What replicas share (bucket, database) is in `s3` and `fleet`.
 //!
 //! Non-goals: talking to the engine. The two know nothing of each other but HTTP.
 //!
@@ -13,14 +14,21 @@
 
 mod analyze;
 mod error;
+#[cfg(test)]
+mod examples;
+mod fleet;
 mod kept;
 mod ledger;
 mod root;
+mod s3;
 mod scrub;
 mod serve;
 mod settings;
 mod setup;
+mod shared;
+mod sharing;
 mod simulate;
+mod tier;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -76,6 +84,9 @@ enum Command {
     Serve(serve::Arguments),
     /// Print or write a container engine's configuration for this mirror
     Setup(setup::Arguments),
+    /// Show where blobs of the bucket would be cheapest, given how often they
+    /// are pulled, and move them there
+    Tier(tier::Arguments),
     /// The configuration of serve
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -107,6 +118,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(arguments),
         Command::Config(ConfigCommand::Default) => Ok(PROGRAM.default_text(Settings::read)),
         Command::Config(ConfigCommand::Check(arguments)) => check(arguments),
+        Command::Tier(arguments) => tier::run(arguments, format, width),
     };
     let shown = answer.and_then(|text| {
         let written = io::stdout().write_all(text.as_bytes());

@@ -17,7 +17,7 @@ use orlop_base::notify::notify;
 use orlop_base::retry::RetryPolicy;
 use orlop_base::task::TaskTree;
 use orlop_base::telemetry::{self, Metrics};
-use orlop_cache::fill::{Alone, Fills, NoTier};
+use orlop_cache::fill::Fills;
 use orlop_cache::ledger::{self, Ledger};
 use orlop_cache::origin::{BreakerOptions, CredentialRule, Credentials, OriginOptions, Origins};
 use orlop_cache::rights::{Admission, Doorkeeper, FingerprintKey};
@@ -35,6 +35,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::CacheError;
 use crate::settings::{Access, ENVIRONMENT_ROOT, Mode, Origin, PROGRAM, Settings, Tags};
+use crate::sharing::Sharing;
 
 const SHORT_JOBS: usize = 16;
 const LONG_JOBS: usize = 8;
@@ -111,11 +112,12 @@ async fn live(settings: &Settings) -> Result<(), CacheError> {
         origin_options(&settings.origin),
         Arc::clone(&clock),
     );
+    let sharing = Sharing::open(&settings.shared, &kept.store, &tasks).await?;
     let fills = Fills::new(
         kept.store.clone(),
         origins.clone(),
-        Arc::new(Alone),
-        Arc::new(NoTier),
+        sharing.election,
+        sharing.tier,
         &tasks,
     );
     let figures = Arc::new(Figures::default());

@@ -9,6 +9,8 @@ use orlop_base::config::{Program, Reader, Section, Setting, Telemetry, quoted};
 use orlop_base::units::ByteSize;
 use orlop_types::Glob;
 
+use crate::shared::SharedSettings;
+
 /// Who is configured.
 pub(crate) const PROGRAM: Program = Program {
     default_path: "/etc/orlop/cache.toml",
@@ -41,6 +43,7 @@ pub(crate) struct Settings {
     pub(crate) tags: Tags,
     pub(crate) store: Store,
     pub(crate) telemetry: Telemetry,
+    pub(crate) shared: SharedSettings,
 }
 
 /// Section `serve`.
@@ -169,6 +172,7 @@ impl Settings {
             tags: reader.section("tags", Tags::read),
             store: reader.section("store", Store::read),
             telemetry: reader.section("telemetry", Telemetry::read),
+            shared: SharedSettings::from_reader(reader),
         };
         settings.check(reader);
         settings

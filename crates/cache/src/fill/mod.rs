@@ -14,6 +14,7 @@ mod flight;
 mod follow;
 mod passing;
 mod run;
+mod shared;
 mod sink;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ pub use self::election::{Alone, Election, NoTier, Pending, Tier, Verdict};
 pub use self::flight::{Flight, Start};
 pub use self::follow::Follower;
 pub use self::passing::Passing;
+pub use self::shared::{DepotTier, FleetElection};
 
 use crate::origin::{Origins, Recent, Trouble, TroubleKind};
 use crate::rights::Tenant;

@@ -5,8 +5,8 @@
 //! - What is shared is never needed to serve what is there: when the database is away each replica goes on alone, says so
 //!   ([`Fleet::state`]), and tries again on its own.
 //!
-//! Crash: leases end by time. What was counted is added once, however often a replica dies between sending and hearing of
-//! it. Cancellation: dropping a call may leave it done or undone; each may be made again. Ordering: the database's.
+//! Crash: leases end by time. Cancellation: dropping a call may leave it done or undone; each may be made again.
+//! Ordering: the database's.
 
 mod election;
 mod error;
@@ -138,17 +138,17 @@ pub trait Fleet: Leases {
     /// The fleet cannot be asked.
     fn set_pin<'a>(&'a self, digest: &'a Digest, is_pinned: bool) -> FleetAnswer<'a, ()>;
 
-    /// Adds what a replica counted. A batch that is there already is not added again.
-    ///
-    /// # Errors
-    /// The fleet cannot be asked. The same batch may be sent again.
-    fn add_uses<'a>(&'a self, batch: &'a Batch) -> FleetAnswer<'a, ()>;
-
-    /// How often each digest was used since a day, over all replicas; at most `most`, the busiest first.
+    /// Tells how often each digest was pulled at this replica, in place of what it told before.
     ///
     /// # Errors
     /// The fleet cannot be asked.
-    fn uses_since(&self, day: i64, most: u32) -> FleetAnswer<'_, Vec<DigestUse>>;
+    fn tell_pulls<'a>(&'a self, pulls: &'a [Pulls]) -> FleetAnswer<'a, ()>;
+
+    /// How often each digest was pulled, over all replicas that have told lately.
+    ///
+    /// # Errors
+    /// The fleet cannot be asked.
+    fn pulls(&self) -> FleetAnswer<'_, Vec<Pulls>>;
 
     /// How it stands with the fleet.
     fn state(&self) -> FleetState;
@@ -176,43 +176,15 @@ pub struct GrantKey {
     pub digest: Digest,
 }
 
-/// What a replica counted since its last batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
-    /// Who counted.
-    pub replica: String,
-    /// Grows with each batch of a replica, over its restarts.
-    pub number: i64,
-    /// By day, repository and digest.
-    pub uses: Vec<DayUse>,
-}
-
-/// Uses of a digest through a repository on a day.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DayUse {
-    /// Days since 1970, in UTC.
-    pub day: i64,
-    /// Registry and repository.
-    pub locator: String,
-    /// What was used.
+/// How often a digest was pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulls {
+    /// What was pulled.
     pub digest: Digest,
-    /// How often.
-    pub requests: i64,
-    /// Bytes that were sent.
-    pub bytes: i64,
-    /// Bytes that came from upstream for it.
-    pub upstream_bytes: i64,
-}
-
-/// Uses of a digest, over all replicas and repositories.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DigestUse {
-    /// What was used.
-    pub digest: Digest,
-    /// How often.
-    pub requests: i64,
-    /// Bytes that were sent.
-    pub bytes: i64,
+    /// In the last seven days.
+    pub week: u64,
+    /// In the last thirty days.
+    pub month: u64,
 }
 
 /// How it stands with a fleet.

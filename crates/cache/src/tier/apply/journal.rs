@@ -1,4 +1,4 @@
-//! What is being moved, on disk: two tables in `cache.db`.
+//! What is being moved, on disk: two tables of a database of their own, `tier.db`.
 //!
 //! Crash: a move is on record before its first effect and until after its last one; each step is recorded after its
 //! effect and synced. Ordering: a digest has one move at a time. What has ended stays for [`KEPT_DAYS`], as a bill.
@@ -46,6 +46,9 @@ CREATE TABLE IF NOT EXISTS tier_done (
 CREATE INDEX IF NOT EXISTS tier_done_ended ON tier_done (ended_ms);
 ";
 
+/// Why a journal cannot be used: what the database said.
+pub type JournalError = rusqlite::Error;
+
 /// The journal of moves.
 #[derive(Debug)]
 pub struct Journal {
@@ -80,7 +83,6 @@ pub struct Pending {
     pub(super) life: String,
 }
 
-/// A move of a plan.
 impl From<&Move<Digest>> for Entry {
     fn from(one: &Move<Digest>) -> Self {
         Self {
@@ -112,7 +114,7 @@ pub struct Entry {
 }
 
 impl Journal {
-    /// Opens the journal in the database at `path`, beside whatever else is in it.
+    /// Opens the journal at `path`, or begins it.
     ///
     /// # Errors
     /// The file cannot be opened or written.

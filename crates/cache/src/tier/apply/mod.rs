@@ -25,7 +25,7 @@ use orlop_types::Digest;
 use super::{Bounds, Place, Plan, Prices, of_move};
 use crate::depot::{Depot, DepotError, Source};
 
-pub use journal::{Entry, Journal, Pending};
+pub use journal::{Entry, Journal, JournalError, Pending};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
