@@ -1,6 +1,7 @@
 //! `orlop cache top` and `orlop cache compare`: what the ledger tells.
 
 use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use orlop_base::table::{self, Row};
@@ -61,7 +62,7 @@ pub(crate) fn top(
     width: Option<usize>,
 ) -> Result<String, CacheError> {
     let root = &arguments.root;
-    let now = clock().wall();
+    let now = this_second();
     let (window, most) = (arguments.window.into(), most(arguments.top));
     let by = match arguments.by {
         Order::Pulls => By::Requests,
@@ -97,7 +98,7 @@ pub(crate) fn compare(
     width: Option<usize>,
 ) -> Result<String, CacheError> {
     let root = &arguments.root;
-    let now = clock().wall();
+    let now = this_second();
     let compared = LedgerReader::open(&root.root)
         .and_then(|ledger| ledger.compare(arguments.window.into(), most(arguments.top), now));
     let compared = compared.map_err(|error| root.failed(error.into()))?;
@@ -106,6 +107,15 @@ pub(crate) fn compare(
         Format::Json => json(&report),
         Format::Text => report.text(width),
     })
+}
+
+/// Now, without the part of a second that nobody asks for.
+fn this_second() -> SystemTime {
+    let since = clock()
+        .wall()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
 impl From<Days> for Window {
