@@ -123,6 +123,15 @@ impl ObjectStore {
         self.ask("POST", "/moto-api/state-manager/set-transition", &body);
     }
 
+    /// Brings an object into an archive, as somebody with rights to the bucket may.
+    pub fn archive(&self, key: &str) {
+        let class = "x-amz-storage-class: GLACIER\r\n";
+        // moto asks for a signature and does not look at it.
+        let signature = "authorization: AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0\r\n";
+        let headers = format!("x-amz-copy-source: {BUCKET}/{key}\r\n{class}{signature}");
+        self.ask_with("PUT", &format!("/{BUCKET}/{key}"), &headers, "");
+    }
+
     /// Ends the store before its time.
     pub fn end(&mut self) {
         self.child.kill().unwrap();
@@ -130,12 +139,16 @@ impl ObjectStore {
     }
 
     fn ask(&self, method: &str, path: &str, body: &str) {
+        self.ask_with(method, path, "", body);
+    }
+
+    fn ask_with(&self, method: &str, path: &str, headers: &str, body: &str) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let host = &self.address;
         let length = body.len();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
         )
         .unwrap();
         let mut answer = String::new();

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use orlop_testkit::registry::{FakeRegistry, ImageParts, Layer};
+use orlop_testkit::registry::{Action, FakeRegistry, Fault, ImageParts, Layer};
 use orlop_testkit::servers::{BUCKET, CREDENTIALS, Cluster, ObjectStore};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -55,7 +55,8 @@ impl Scene {
              [origin]\nregistries = [\"{host}\"]\ndefault = \"{host}\"\nhosts_dirs = [\"/nonexistent\"]\ncredentials_file = \"/nonexistent\"\n\
              [store]\nroot = \"{}\"\n\
              [depot]\nbucket = \"{BUCKET}\"\nregion = \"us-east-1\"\nendpoint = \"http://{}\"\npath_style = true\nprefix = \"cache/\"\n\
-             [fleet]\ndatabase = \"{}\"\nreplica = \"{name}\"\nsilence_max = \"3s\"\n",
+             [fleet]\ndatabase = \"{}\"\nreplica = \"{name}\"\nsilence_max = \"3s\"\n\
+             [tiering]\npoll = \"1s\"\n",
             root.display(),
             self.bucket.address(),
             self.database.address(),
@@ -257,6 +258,39 @@ fn without_bucket_and_database_a_replica_serves_all_the_same() {
     assert_eq!(pull(&replicas, &scene.image, 0), 0);
     let failures = pull(&replicas, &scene.image, 1);
     assert_eq!(failures, 0, "what the other has must come from upstream");
+}
+
+#[test]
+fn an_archived_blob_comes_from_upstream_and_without_one_after_its_restore() {
+    let scene = Scene::new();
+    let replicas = [scene.replica("one"), scene.replica("two")];
+    let _lives = [replicas[0].begin(), replicas[1].begin()];
+    assert_eq!(pull(&replicas, &scene.image, 0), 0);
+    let path = |layer: usize| format!("team/app/blobs/{}", scene.image.layers[layer]);
+    for layer in &scene.image.layers[..2] {
+        let key = format!("cache/blobs/{}", layer.to_string().replace(':', "/"));
+        scene.bucket.archive(&key);
+    }
+    let two = &replicas[1];
+    assert!(two.get("team/app/manifests/1").is_ok());
+    assert!(two.get(&path(0)).unwrap() == noise(0), "upstream has it");
+
+    let missing = Action::Status(404, Vec::new());
+    scene.upstream.fault(Fault::on("/blobs/", missing));
+    let late = two.get(&path(1)).unwrap_err();
+    assert!(late.starts_with("http/1.1 503"), "{late}");
+    assert!(late.contains("retry-after: "), "{late}");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match two.get(&path(1)) {
+            Ok(body) => {
+                assert!(body == noise(1));
+                return;
+            }
+            Err(why) => assert!(Instant::now() < deadline, "{why}"),
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
 }
 
 /// `orlop cache tier` with credentials of the environment, as a person calls it.

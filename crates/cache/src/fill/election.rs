@@ -27,15 +27,26 @@ pub trait Election: Send + Sync {
     fn stand<'a>(&'a self, digest: &'a Digest) -> Pending<'a, Verdict>;
 }
 
+/// What a tier gave of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Brought {
+    /// All that was missing.
+    Whole,
+    /// Not all of it, or nothing.
+    Nothing,
+    /// Nothing now: it is archived. If it was asked back, it makes sense to come again after so long.
+    Archived(Option<std::time::Duration>),
+}
+
 /// A tier behind this disk that several caches share.
 pub trait Tier: Send + Sync {
-    /// Brings what `sink` lacks of a blob of `size` bytes; whether all of it came. What came is not verified.
+    /// Brings what `sink` lacks of a blob of `size` bytes. What came is not verified.
     fn bring<'a>(
         &'a self,
         digest: &'a Digest,
         size: u64,
         sink: Arc<dyn BlobSink>,
-    ) -> Pending<'a, bool>;
+    ) -> Pending<'a, Brought>;
 
     /// A blob has come from upstream and is in the store: it may be put into the tier. Waits until it is there, or was
     /// refused, so that whoever waits in the election finds it.
@@ -62,8 +73,8 @@ impl Tier for NoTier {
         _digest: &'a Digest,
         _size: u64,
         _sink: Arc<dyn BlobSink>,
-    ) -> Pending<'a, bool> {
-        Box::pin(async { false })
+    ) -> Pending<'a, Brought> {
+        Box::pin(async { Brought::Nothing })
     }
 
     fn offer<'a>(&'a self, _digest: &'a Digest, _size: u64) -> Pending<'a, ()> {

@@ -29,7 +29,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 
-pub use self::election::{Alone, Election, NoTier, Pending, Tier, Verdict};
+pub use self::election::{Alone, Brought, Election, NoTier, Pending, Tier, Verdict};
 pub use self::flight::{Flight, Start};
 pub use self::follow::Follower;
 pub use self::passing::Passing;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use orlop_base::blocking;
 use orlop_registry::{BlobSink, Fetched};
 
-use super::election::Verdict;
+use super::election::{Brought, Verdict};
 use super::flight::{Flight, Phase};
 use super::sink::{Answered, Part, Whole};
 use super::{Inner, Order};
@@ -99,11 +99,11 @@ async fn bring(
 ) -> Result<Option<Fetched>, Trouble> {
     let sink: Arc<dyn BlobSink> = Arc::new(Whole::new(fill.clone(), Arc::clone(flight)));
     let size = flight.size_bytes();
-    let has_come = inner
+    let brought = inner
         .tier
         .bring(&flight.digest(), size, Arc::clone(&sink))
         .await;
-    if has_come {
+    if brought == Brought::Whole {
         return Ok(None);
     }
     if from == Whence::Tier {
@@ -121,6 +121,35 @@ async fn bring(
         )
         .await
         .map(Some)
+        .map_err(|trouble| archived(trouble, brought))
+}
+
+/// A blob that upstream cannot give, and that is archived, is neither missing nor lost: it is late.
+fn archived(trouble: Trouble, brought: Brought) -> Trouble {
+    let Brought::Archived(again) = brought else {
+        return trouble;
+    };
+    match trouble.kind {
+        TroubleKind::NotFound
+        | TroubleKind::Failing(_)
+        | TroubleKind::Unreachable
+        | TroubleKind::TimedOut
+        | TroubleKind::Resting
+        | TroubleKind::Unusable => {
+            let text = format!("the blob is archived, and upstream does not give it: {trouble}");
+            let late = Trouble::new(TroubleKind::Failing(503), text);
+            match again {
+                Some(again) => late.after(again),
+                None => late,
+            }
+        }
+        TroubleKind::Unauthorized
+        | TroubleKind::Forbidden
+        | TroubleKind::Throttled
+        | TroubleKind::WrongBytes
+        | TroubleKind::Room
+        | TroubleKind::Ending => trouble,
+    }
 }
 
 /// Brings a part beside the fill. A failure is nobody's: the fill comes there in the end.

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use orlop_base::blocking;
 use orlop_registry::BlobSink;
 use orlop_types::{Digest, chain};
 
-use super::election::{Election, Pending, Tier, Verdict};
+use super::election::{Brought, Election, Pending, Tier, Verdict};
 use crate::depot::{Depot, DepotError, DepotErrorKind, Source};
 use crate::fleet::{Candidate, Standing};
 use crate::store::Store;
@@ -90,14 +91,18 @@ impl DepotTier {
     }
 
     /// A pull wants what is archived: it is asked for, and comes with a later pull.
-    async fn want(&self, digest: &Digest, size: u64) {
-        let Some(mover) = &self.mover else { return };
+    /// Gives when to come again.
+    async fn want(&self, digest: &Digest, size: u64) -> Option<Duration> {
+        let mover = self.mover.as_ref()?;
         let wanted = match self.depot.head(digest).await {
             Ok(held) => mover.wanted(digest, size, &held.class).await,
             Err(error) => Err(error.into()),
         };
         match wanted {
-            Ok(Wanted::Coming(_)) => tracing::info!(%digest, "an archived blob is asked back"),
+            Ok(Wanted::Coming(again)) => {
+                tracing::info!(%digest, "an archived blob is asked back");
+                return Some(again);
+            }
             Ok(Wanted::TooDear) => {
                 tracing::info!(%digest, "a blob stays archived: the day's money is spent");
             }
@@ -105,6 +110,7 @@ impl DepotTier {
                 tracing::warn!(%digest, error = chain(&error), "an archived blob cannot be asked back")
             }
         }
+        None
     }
 
     async fn put(&self, digest: &Digest, size: u64) -> Result<(), DepotError> {
@@ -132,15 +138,16 @@ impl Tier for DepotTier {
         digest: &'a Digest,
         size: u64,
         sink: Arc<dyn BlobSink>,
-    ) -> Pending<'a, bool> {
+    ) -> Pending<'a, Brought> {
         Box::pin(async move {
             match self.fetch(digest, size, &sink).await {
-                Ok(has_come) => has_come,
+                Ok(true) => Brought::Whole,
+                Ok(false) => Brought::Nothing,
                 Err(error) => {
                     match error.kind {
                         DepotErrorKind::Absent => {}
                         DepotErrorKind::Archived | DepotErrorKind::Restoring => {
-                            self.want(digest, size).await;
+                            return Brought::Archived(self.want(digest, size).await);
                         }
                         DepotErrorKind::Exists
                         | DepotErrorKind::Throttled(_)
@@ -151,7 +158,7 @@ impl Tier for DepotTier {
                             tracing::warn!(%digest, error = chain(&error), code = error.code(), "going on without the shared tier");
                         }
                     }
-                    false
+                    Brought::Nothing
                 }
             }
         })
