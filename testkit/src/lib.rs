@@ -1,5 +1,7 @@
 //! Test doubles.
 
+#[cfg(feature = "otlp")]
+pub mod collector;
 #[cfg(feature = "depot")]
 pub mod depot;
 pub mod proxy;

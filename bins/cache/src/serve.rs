@@ -85,7 +85,8 @@ impl Arguments {
 /// Serves until a signal ends it.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), CacheError> {
     let (settings, warnings) = arguments.settings().map_err(CacheError::Settings)?;
-    telemetry::init_logs(&settings.telemetry).map_err(|error| start("set up logging", error))?;
+    telemetry::init_logs(&settings.telemetry, None)
+        .map_err(|error| start("set up logging", error))?;
     telemetry::install_panic_hook();
     for warning in &warnings {
         tracing::warn!(%warning, "configuration");

@@ -14,6 +14,8 @@ use orlop_base::blocking;
 use orlop_base::clock::SharedClock;
 use orlop_base::config::Gc;
 use orlop_base::task::{CancellationToken, TaskKind, TaskTree};
+use orlop_base::telemetry::spans;
+use orlop_base::traced;
 use orlop_meta::fsck::FsckOptions;
 use orlop_meta::gc::{
     Collector, Moment, Next, QueueStatus, Report, Schedule, SchedulePolicy, Signals, Timers,
@@ -22,6 +24,8 @@ use orlop_meta::{Committed, Db, Error};
 use orlop_services::{PassError, PassRequest, Passes};
 use orlop_types::SnapshotterName;
 use tokio::sync::Notify;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::figures::CollectionFigures;
 
@@ -148,6 +152,15 @@ enum Work {
     Sweep,
 }
 
+impl Work {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Collect => "collect",
+            Self::Sweep => "sweep",
+        }
+    }
+}
+
 /// What one job in the pool brings back.
 type Done = (Report, QueueStatus, Timers);
 
@@ -232,7 +245,15 @@ impl Driver {
         let (start, began_at) = (self.clock.boottime(), self.clock.wall());
         let collector = Arc::clone(&self.collector);
         let job = move || pass(&collector, work, began_at);
-        let done = flat(blocking::run_long(JOB, job).await);
+        let span = traced!(parent: None, "collection", otel.name = work.as_str(), removed = Empty, bytes_freed = Empty);
+        let done = flat(blocking::run_long(JOB, job).instrument(span.clone()).await);
+        match &done {
+            Ok((report, ..)) => {
+                span.record("removed", report.removed.total());
+                span.record("bytes_freed", report.bytes_freed);
+            }
+            Err(error) => spans::failed(&span, error.code(), error),
+        }
         let end = moment(&self.clock);
         self.schedule.ran(end, end.boottime.saturating_sub(start));
         let outcome = done.map(|done| self.note(work, began_at, done));

@@ -26,7 +26,7 @@ use crate::ends::Ends;
 use crate::engine::{Engine, ttrpc_address};
 use crate::failure::NoSocket;
 use crate::figures::{CollectionFigures, PodNetworks};
-
+use crate::spans::{self, Export, SpanFigures};
 use crate::{collect, cri, memory, metrics};
 
 /// Threads that run futures. They never block, so two keep a busy node's calls apart and cost little.
@@ -38,12 +38,6 @@ pub(crate) const NETWORK_JOBS_MAX: usize = 16;
 /// Runs the daemon until a signal ends it.
 pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
     let config = &loaded.config;
-    telemetry::init_logs(&config.telemetry)?;
-    telemetry::install_panic_hook();
-    for warning in &loaded.warnings {
-        tracing::warn!(%warning, "configuration");
-    }
-    lower_oom_score(config.engine.oom_score_adj);
     let jobs = (
         config.engine.blocking_jobs_max as usize,
         config.engine.long_jobs_max as usize,
@@ -56,7 +50,17 @@ pub(crate) fn run(loaded: &Loaded) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let ended = runtime.block_on(live(config))?;
+    // The exporter's connection belongs to the runtime.
+    let (layer, export) = runtime
+        .block_on(async { spans::prepare(&config.otlp) })?
+        .unzip();
+    telemetry::init_logs(&config.telemetry, layer)?;
+    telemetry::install_panic_hook();
+    for warning in &loaded.warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    lower_oom_score(config.engine.oom_score_adj);
+    let ended = runtime.block_on(live(config, export))?;
     // Waits for blocking jobs whose callers were cut: after this nobody writes any more.
     drop(runtime);
     if let Some(db) = ended {
@@ -75,9 +79,10 @@ fn lower_oom_score(wanted: i32) {
 }
 
 /// Gives the database where everything ended in order.
-async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
+async fn live(config: &Config, export: Option<Export>) -> anyhow::Result<Option<Db>> {
     let clock: SharedClock = SystemClock::shared();
     let tasks = TaskTree::root("orlopd", Arc::clone(&clock));
+    let spans = export.map(|export| export.start(&tasks));
     let engine = Engine::open(config, &clock, &tasks)?;
     let was_mended = collect::mend_after_unclean_stop(&engine.db, &engine.snapshot_roots)
         .context("cannot note in the database that the daemon runs")?;
@@ -103,7 +108,8 @@ async fn live(config: &Config) -> anyhow::Result<Option<Db>> {
         .watch_restarts(config.runtime.restart_interval);
     tell_runtimes(&engine);
     tracing::info!(version = engine.identity.version, socket = %config.engine.socket.display(), tasks = adopted, "serving");
-    let collection = start_collection(config, &engine, &ends, &tasks).await?;
+    let figures = (&ends, spans.as_ref());
+    let collection = start_collection(config, &engine, figures, &tasks).await?;
     memory::start(&tasks);
     let cri = cri::start(config, &engine, &clock, &tasks).await?;
     let parts = Parts {
@@ -161,7 +167,7 @@ fn tell_runtimes(engine: &Engine) {
 async fn start_collection(
     config: &Config,
     engine: &Engine,
-    ends: &Ends,
+    (ends, spans): (&Ends, Option<&SpanFigures>),
     tasks: &TaskTree,
 ) -> anyhow::Result<Collection> {
     let metrics = Metrics::new();
@@ -171,6 +177,9 @@ async fn start_collection(
         blocking::pool().register(registry);
         figures.register(registry);
         ends.register(registry);
+        if let Some(spans) = spans {
+            spans.register(registry);
+        }
         registry.register_collector(Box::new(PodNetworks(engine.runtime.clone())));
     });
     metrics::serve(&config.telemetry.metrics_address, metrics, tasks).await?;

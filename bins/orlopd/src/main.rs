@@ -24,6 +24,7 @@ mod handler_options;
 mod handlers;
 mod memory;
 mod metrics;
+mod spans;
 
 use std::process::ExitCode;
 

@@ -7,10 +7,12 @@ use orlop_api::Any;
 use orlop_base::blocking;
 use orlop_base::clock::SharedClock;
 use orlop_base::task::TaskTree;
+use orlop_base::telemetry::spans;
 use orlop_meta::{Container, Db, NewTask};
 use orlop_ttrpc::client::ClientError;
 use orlop_types::{ContainerId, ExecId, Mount, Namespace, SnapshotKey, SnapshotterName};
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use crate::Error;
 use crate::actor::{ACTOR, Actor, Handle, Message, TaskKey, View};
@@ -159,9 +161,9 @@ impl Runtime {
             return Err(error);
         }
         // Spawned, so that a caller that leaves does not leave a half-made task.
-        let core = Arc::clone(&self.core);
+        let (core, span) = (Arc::clone(&self.core), spans::carried());
         let creating = self.core.tasks.spawn(ACTOR, move |_token| async move {
-            let outcome = actor.create(effects).await;
+            let outcome = actor.create(effects).instrument(span).await;
             if actor.is_gone() {
                 core.forget(&key);
                 return (outcome, None);
@@ -407,7 +409,8 @@ impl Runtime {
     ) -> Result<(), Error> {
         let handle = self.handle(namespace, container)?;
         let (answer, answered) = oneshot::channel();
-        if handle.inbox.send(Message::Ask(event, answer)).await.is_ok()
+        let message = Message::Ask(event, spans::carried(), answer);
+        if handle.inbox.send(message).await.is_ok()
             && let Ok(outcome) = answered.await
         {
             return outcome;

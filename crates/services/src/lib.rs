@@ -39,6 +39,7 @@ mod status;
 mod store;
 mod streams;
 mod tasks;
+mod traced;
 mod transfer;
 mod transfers;
 mod translate;

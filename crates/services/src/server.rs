@@ -12,6 +12,7 @@ use tonic::transport::Server;
 
 use crate::authority::Lenient;
 use crate::deadline::Deadlines;
+use crate::traced::Calls;
 
 /// The longest message in either direction, in bytes: containerd's own limit.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -68,6 +69,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     Server::builder()
+        .layer(Calls)
         .layer(Deadlines)
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections(listener, access), shutdown)

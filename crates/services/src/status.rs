@@ -32,7 +32,7 @@ const TOO_MANY: &str = "ORL-E7012";
 /// This daemon does not do that.
 const NOT_DONE: &str = "ORL-E7013";
 /// A defect of the daemon.
-const DEFECT: &str = "ORL-E7003";
+pub(crate) const DEFECT: &str = "ORL-E7003";
 
 /// A status for a request that can never be accepted.
 pub(crate) fn invalid(error: &dyn StdError) -> Status {

@@ -15,6 +15,7 @@ mod mounts;
 mod orlop;
 mod peers;
 mod server;
+mod spans;
 #[path = "../support/mod.rs"]
 mod support;
 mod transfer;

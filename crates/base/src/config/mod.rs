@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub use self::problem::{ConfigError, ConfigErrors, Origin, Warning};
 pub use self::reader::{Reader, Section};
 pub use self::running::{CgroupDriver, Cri, Runtime, RuntimeHandler};
-pub use self::sections::{Config, Engine, Gc, LogFormat, Registry, Snapshotter, Telemetry};
+pub use self::sections::{Config, Engine, Gc, LogFormat, Otlp, Registry, Snapshotter, Telemetry};
 pub use self::setting::{Setting, quoted};
 
 /// A program that is configured this way.

@@ -298,6 +298,20 @@ impl<'a> Section<'_, 'a> {
         values
     }
 
+    /// Reads the table `key`, which may be absent. Settings of this one come before it, in the default text too.
+    pub(super) fn table<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Section<'_, 'a>) -> T,
+    ) -> T {
+        self.keys.push(key);
+        let path = format!("{}.{key}", self.path);
+        let table = self
+            .table
+            .and_then(|table| self.reader.table_at(table, key, &path));
+        self.reader.read_table(path, table, read)
+    }
+
     fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.table?.get(key)
     }

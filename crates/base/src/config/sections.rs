@@ -25,6 +25,8 @@ pub struct Config {
     pub cri: Cri,
     /// Logs and metrics.
     pub telemetry: Telemetry,
+    /// Spans.
+    pub otlp: Otlp,
 }
 
 /// Section `engine`.
@@ -104,6 +106,15 @@ pub struct Telemetry {
     pub metrics_address: String,
 }
 
+/// Section `telemetry.otlp`: spans, which only the daemon has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Otlp {
+    /// Where spans are sent, such as `http://127.0.0.1:4317`; empty for nowhere.
+    pub endpoint: String,
+    /// Of a million calls whose client does not say whether it is followed, so many are.
+    pub samples_per_million: u32,
+}
+
 /// A setting that is one of a few words.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? } expects $expects:literal) => {
@@ -143,14 +154,25 @@ pub(super) use words;
 
 impl Config {
     pub(super) fn from_reader(reader: &mut Reader<'_>) -> Self {
+        let engine = reader.section("engine", Engine::read);
+        let registry = reader.section("registry", Registry::read);
+        let snapshotter = reader.section("snapshotter", Snapshotter::read);
+        let gc = reader.section("gc", Gc::read);
+        let runtime = reader.section("runtime", Runtime::read);
+        let cri = reader.section("cri", Cri::read);
+        let (telemetry, otlp) = reader.section("telemetry", |section| {
+            let telemetry = Telemetry::read(section);
+            (telemetry, section.table("otlp", Otlp::read))
+        });
         let config = Self {
-            engine: reader.section("engine", Engine::read),
-            registry: reader.section("registry", Registry::read),
-            snapshotter: reader.section("snapshotter", Snapshotter::read),
-            gc: reader.section("gc", Gc::read),
-            runtime: reader.section("runtime", Runtime::read),
-            cri: reader.section("cri", Cri::read),
-            telemetry: reader.section("telemetry", Telemetry::read),
+            engine,
+            registry,
+            snapshotter,
+            gc,
+            runtime,
+            cri,
+            telemetry,
+            otlp,
         };
         config.check(reader);
         config
@@ -200,6 +222,7 @@ impl Config {
                 format!("{address:?} must be an address and a port, such as \"127.0.0.1:9464\"");
             reader.refuse_key("telemetry.metrics_address", reason);
         }
+        self.otlp.check(reader);
     }
 
     fn check_folders(&self, reader: &mut Reader<'_>) {
@@ -366,6 +389,33 @@ impl Telemetry {
             log_format: s.setting("log_format", LogFormat::Text, "How lines look: \"text\" or \"json\"."),
             repeat_window: span(s, "repeat_window", 60_000, "Within this time the same warning is written once."),
             metrics_address: s.setting("metrics_address", String::new(), "Where /metrics is served, such as \"127.0.0.1:9464\"; empty for nowhere."),
+        }
+    }
+}
+
+impl Otlp {
+    fn read(s: &mut Section<'_, '_>) -> Self {
+        Self {
+            endpoint: s.setting("endpoint", String::new(), "Where spans are sent by OTLP over gRPC, such as \"http://127.0.0.1:4317\"; empty for nowhere."),
+            samples_per_million: s.setting("samples_per_million", 1_000_000, "Of a million calls whose client does not say whether it is followed, so many are."),
+        }
+    }
+}
+
+impl Otlp {
+    fn check(&self, reader: &mut Reader<'_>) {
+        let endpoint = &self.endpoint;
+        let authority = endpoint.strip_prefix("http://").unwrap_or_default();
+        if !endpoint.is_empty() && (authority.is_empty() || authority.contains(char::is_whitespace))
+        {
+            let reason = format!(
+                "{endpoint:?} must begin with http://, such as \"http://127.0.0.1:4317\": TLS is for a collector on the node"
+            );
+            reader.refuse_key("telemetry.otlp.endpoint", reason);
+        }
+        if self.samples_per_million > 1_000_000 {
+            let reason = "must be 1000000 at most".to_owned();
+            reader.refuse_key("telemetry.otlp.samples_per_million", reason);
         }
     }
 }

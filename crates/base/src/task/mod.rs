@@ -199,7 +199,8 @@ impl TaskTree {
         let node = Arc::clone(&self.node);
         let now = node.shared.clock.boottime();
         let record = node.shared.tasks.started(kind.name, &node.owner, now);
-        let span = tracing::info_span!("task", kind = kind.name, owner = %node.owner);
+        // A root: a task may live longer than whoever started it, whose span would not end before.
+        let span = tracing::info_span!(parent: None, "task", kind = kind.name, owner = %node.owner);
         let guarded = async move {
             let outcome = guard(kind, &node, stop, work).await;
             drop(record);

@@ -8,7 +8,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::config::{LogFormat, Telemetry};
 
@@ -23,13 +23,16 @@ pub enum LogError {
     AlreadySetUp(#[source] tracing_subscriber::util::TryInitError),
 }
 
-/// Sets up logging for the process, on stderr.
+/// What makes something else of spans than lines.
+pub type SpanLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Sets up logging for the process, on stderr, and gives spans to `spans` too.
 ///
 /// # Errors
 /// The filter cannot be read, or logging is set up already.
-pub fn init_logs(telemetry: &Telemetry) -> Result<(), LogError> {
+pub fn init_logs(telemetry: &Telemetry, spans: Option<SpanLayer>) -> Result<(), LogError> {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    subscriber(telemetry, color, std::io::stderr)?
+    subscriber(telemetry, spans, color, std::io::stderr)?
         .try_init()
         .map_err(LogError::AlreadySetUp)
 }
@@ -72,6 +75,7 @@ fn parse_filter(filter: &str) -> Result<Targets, String> {
 
 fn subscriber<W>(
     telemetry: &Telemetry,
+    spans: Option<SpanLayer>,
     color: bool,
     writer: W,
 ) -> Result<impl Subscriber + Send + Sync + 'static, LogError>
@@ -88,7 +92,8 @@ where
             .with_current_span(true)
             .boxed(),
     };
-    Ok(tracing_subscriber::registry().with(layer.with_filter(filter)))
+    let registry = tracing_subscriber::registry().with(spans);
+    Ok(registry.with(layer.with_filter(filter)))
 }
 
 #[cfg(test)]
@@ -118,7 +123,7 @@ mod tests {
         filter.clone_into(&mut telemetry.log_level);
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let subscriber = subscriber(&telemetry, false, move || writer.clone()).unwrap();
+        let subscriber = subscriber(&telemetry, None, false, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             let _span = tracing::info_span!("pull", image = "alpine").entered();
             tracing::info!(bytes = 7, "pulled");

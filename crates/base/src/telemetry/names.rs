@@ -31,6 +31,9 @@ pub const COLLECTION_FAILURES: &str = "collection_failures";
 /// Gauge by `state` (waiting, failing): items in the sweep queue.
 pub const SWEEP_QUEUE_ITEMS: &str = "sweep_queue_items";
 
+/// Counter by `outcome` (sent, failed, dropped): spans.
+pub const SPANS: &str = "spans";
+
 /// Gauge by `namespace` and `container`: bytes of memory a container uses.
 pub const CONTAINER_MEMORY_BYTES: &str = "container_memory_bytes";
 /// Counter by `namespace` and `container`: processor seconds a container has used.

@@ -13,9 +13,13 @@ use std::time::Instant;
 
 use futures_util::future::{join, join_all};
 use orlop_base::task::CancellationToken;
+use orlop_base::telemetry::spans;
+use orlop_base::traced;
 use orlop_meta::View;
 use orlop_types::{Descriptor, Digest, Labels, SnapshotKey};
 use tokio::sync::{oneshot, watch};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::document::add_labels;
 use super::error::{Error, first_cause};
@@ -187,6 +191,23 @@ impl Unpacker {
     ) -> Result<Option<Draft>, Error> {
         let layer = &self.layers[index];
         self.have(layer, Have::Prefix).await?;
+        let span = traced!("unpack", digest = %layer.descriptor.digest, bytes = Empty);
+        let unpacked = self
+            .unpack_here(index, draft)
+            .instrument(span.clone())
+            .await;
+        if let Err(error) = &unpacked {
+            spans::failed(&span, error.code(), error);
+        }
+        unpacked
+    }
+
+    async fn unpack_here(
+        &self,
+        index: usize,
+        draft: Option<SnapshotKey>,
+    ) -> Result<Option<Draft>, Error> {
+        let layer = &self.layers[index];
         self.board.set_unpack(layer.line, UnpackState::Unpacking);
         let from_prefix = match layer.supply.take_reader() {
             Some(reader) => Some(self.apply(index, draft.clone(), Some(reader)).await),
@@ -237,6 +258,7 @@ impl Unpacker {
             Ok(Some(draft)) => draft.applied.uncompressed_size,
             Ok(None) | Err(_) => 0,
         };
+        Span::current().record("bytes", bytes);
         self.recorder
             .unpacked(bytes, began.elapsed(), result.as_ref().err());
         result

@@ -40,9 +40,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use orlop_base::task::{CancellationToken, TaskHandle, TaskKind, TaskTree};
+use orlop_base::telemetry::spans;
 use orlop_meta::{Db, View};
 use orlop_registry::{Client, FixedCredential, HostTree};
 use orlop_types::{ChainId, LeaseId, Namespace, Reference, SnapshotterName};
+
+use tracing::Instrument;
 
 pub use orlop_registry::{Credential, CredentialError, CredentialFuture, CredentialSource};
 
@@ -221,7 +224,7 @@ impl Images {
         let mut stop = None;
         let task = self.inner.tasks.spawn(kind, |token| {
             stop = Some(token.clone().drop_guard());
-            work(token)
+            work(token).instrument(spans::carried())
         });
         let result = join(task).await;
         drop(stop);

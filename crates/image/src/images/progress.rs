@@ -119,6 +119,12 @@ impl Meter {
         self.moved.load(Ordering::Relaxed)
     }
 
+    /// Where bytes come from, or nothing.
+    pub(crate) fn host(&self) -> String {
+        let host = self.host.lock();
+        host.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub(crate) fn set_host(&self, host: &str) {
         let mut current = self.host.lock().unwrap_or_else(PoisonError::into_inner);
         if *current != host {

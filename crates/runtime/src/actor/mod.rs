@@ -12,9 +12,12 @@ use std::sync::Arc;
 
 use orlop_base::blocking;
 use orlop_base::task::TaskKind;
+use orlop_base::telemetry::spans;
+use orlop_base::traced;
 use orlop_meta::TaskUpdate;
 use orlop_types::{ContainerId, Namespace};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{Instrument, Span};
 
 use crate::bundle::Bundle;
 use crate::core::Core;
@@ -48,8 +51,8 @@ pub(crate) struct View {
 /// What is sent to an actor.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Somebody asks, and waits for the outcome.
-    Ask(Event, oneshot::Sender<Result<(), Error>>),
+    /// Somebody asks, in this span, and waits for the outcome.
+    Ask(Event, Span, oneshot::Sender<Result<(), Error>>),
     /// Something happened.
     Happened(Event),
 }
@@ -165,8 +168,8 @@ impl Actor {
                 () = cancelled.cancelled() => None,
             };
             match message {
-                Some(Message::Ask(event, answer)) => {
-                    let outcome = self.ask(event).await;
+                Some(Message::Ask(event, span, answer)) => {
+                    let outcome = self.ask(event).instrument(span).await;
                     // A caller that left wants no answer.
                     drop(answer.send(outcome));
                 }
@@ -265,12 +268,16 @@ impl Actor {
                     }
                 }
                 Effect::Do(step) => {
-                    let outcome =
-                        tokio::time::timeout(self.core.settings.step_limit, self.perform(step))
-                            .await;
+                    let (limit, container) = (self.core.settings.step_limit, &self.key.container);
+                    let span = traced!("container step", otel.name = %step, %container);
+                    let work = self.perform(step).instrument(span.clone());
+                    let outcome = tokio::time::timeout(limit, work).await;
                     let more = match outcome.unwrap_or_else(|_elapsed| Err(self.too_slow(step))) {
                         Ok(pid) => self.next(Event::Done { step, pid }),
-                        Err(error) => self.failed(step, error),
+                        Err(error) => {
+                            spans::failed(&span, error.code(), &error);
+                            self.failed(step, error)
+                        }
                     };
                     queue.extend(more);
                 }

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use orlop_base::blocking;
+use orlop_base::telemetry::spans;
+use orlop_base::traced;
 use orlop_meta::{Event, Sandbox};
 use orlop_types::ErrorKind;
+use tracing::Instrument;
 
 use super::error::PodError;
 use super::init::Leash;
@@ -116,9 +119,14 @@ impl Driver {
                     }
                 }
                 PodEffect::Do(step) => {
-                    let more = match self.perform(step).await {
+                    let pod = &self.key.pod;
+                    let span = traced!("pod step", otel.name = %step, %pod);
+                    let more = match self.perform(step).instrument(span.clone()).await {
                         Ok(()) => self.next(PodEvent::Done(step)),
-                        Err(error) => self.failed(step, error),
+                        Err(error) => {
+                            spans::failed(&span, error.code(), &error);
+                            self.failed(step, error)
+                        }
                     };
                     queue.extend(more);
                 }

@@ -9,10 +9,12 @@ use std::time::SystemTime;
 
 use orlop_base::blocking;
 use orlop_base::task::TaskKind;
+use orlop_base::telemetry::spans;
 use orlop_sys::process::Stranger;
 use orlop_types::{Namespace, SandboxId};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::OwnedRwLockReadGuard;
+use tracing::Instrument;
 
 use super::config::{PodConfig, PodResources};
 use super::driver::{Driver, read};
@@ -72,8 +74,8 @@ impl Runtime {
         let name = PodRecord::name(&record.config);
         let cell = self.core.pods.reserve(&key, name, record.state.phase)?;
         let (core, owned) = (Arc::clone(&self.core), key.clone());
-        let runtime = self.clone();
-        let making = self.core.tasks.spawn(WORK, move |_token| async move {
+        let (runtime, span) = (self.clone(), spans::carried());
+        let making = async move {
             let _alone = Arc::clone(&cell.lock).write_owned().await;
             let (state, effects) = PodState::create(record.state.networked, core.now());
             let record = PodRecord { state, ..record };
@@ -83,7 +85,9 @@ impl Runtime {
                 runtime.follow(&owned, driver.record());
             }
             made
-        });
+        };
+        let making = making.instrument(span);
+        let making = self.core.tasks.spawn(WORK, move |_token| making);
         match making.join().await {
             Ok(made) => made?,
             Err(_ended) => return Err(ending(&key).into()),
@@ -226,10 +230,8 @@ impl Runtime {
         };
         let cell = self.core.pods.find(&key)?;
         let (core, owned) = (Arc::clone(&self.core), key.clone());
-        let working = self
-            .core
-            .tasks
-            .spawn(WORK, move |_token| work(core, owned, cell, event));
+        let work = work(core, owned, cell, event).instrument(spans::carried());
+        let working = self.core.tasks.spawn(WORK, move |_token| work);
         match working.join().await {
             Ok(done) => Ok(done?),
             Err(_ended) => Err(ending(&key).into()),

@@ -66,6 +66,17 @@ pub enum PassError {
     Blocking(#[from] BlockingError),
 }
 
+impl PassError {
+    /// The stable id of this kind of error.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Meta(error) => error.code(),
+            Self::Blocking(_) => crate::status::DEFECT,
+        }
+    }
+}
+
 impl PassRequest {
     /// Tells the caller, if it still waits.
     pub fn answer(self, outcome: PassOutcome) {

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use orlop_base::telemetry::spans;
+use orlop_base::traced;
 use orlop_meta::View;
 use orlop_types::{Descriptor, Labels};
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::super::blocking;
 use super::super::document::add_labels;
@@ -58,7 +62,14 @@ impl Pull {
         source: &Labels,
     ) -> Result<(), Error> {
         let downloads = blobs.list.iter().map(|blob| async move {
-            let downloaded = self.download(view, blob, source).await;
+            let digest = &blob.descriptor.digest;
+            let size = blob.descriptor.size;
+            let span = traced!("fetch", %digest, size, host = Empty, bytes = Empty);
+            let download = self.download(view, blob, source);
+            let downloaded = download.instrument(span.clone()).await;
+            if let Err(error) = &downloaded {
+                spans::failed(&span, error.code(), error);
+            }
             blob.supply.end(downloaded.is_ok());
             downloaded.inspect_err(|_| self.stop.cancel())
         });
@@ -83,6 +94,10 @@ impl Pull {
             self.board.follow(blob.line, seat.meter());
             let flown = seat.wait(|stage| self.heard(blob, stage));
             let flown = self.until_stopped(async { Ok(flown.await) }).await?;
+            let meter = seat.meter();
+            let span = Span::current();
+            span.record("host", meter.host());
+            span.record("bytes", meter.moved());
             match flown {
                 Ok(()) if seat.leads => {
                     self.board.set_state(blob.line, BlobState::Stored);

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::join;
 use orlop_base::task::{CancellationToken, TaskKind};
+use orlop_base::telemetry::spans;
+use orlop_base::traced;
 use orlop_meta::{Image, View};
 use orlop_registry::Client;
 use orlop_types::{
     ChainId, Descriptor, Digest, ImageName, Labels, Platform, Reference, SnapshotterName,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::document::{add_snapshot_label, document_labels, load, source_labels, store, verify};
 use super::error::{Error, first_cause};
@@ -190,14 +194,19 @@ impl Pull {
         let lifetime = self.images.inner.options.lease_lifetime;
         let begin = move || OperationLease::begin(view, &active, name.as_str(), lifetime);
         let lease = blocking("pull-lease", begin).await?;
-        let work = self.under(lease.view(), names);
+        let span = traced!("pull", image = %self.name, bytes = Empty);
+        let work = self.under(lease.view(), names).instrument(span.clone());
         let result = self.board.while_doing(work).await;
         let keep = result.as_ref().is_err_and(Error::keeps_partial);
         let ended = blocking("pull-release", move || lease.end(keep)).await;
         let bytes = self.board.bytes_moved();
+        span.record("bytes", bytes);
         let error = result.as_ref().err().or(ended.as_ref().err());
         let recorder = &self.images.inner.recorder;
         recorder.pulled(&self.name, bytes, began.elapsed(), error);
+        if let Some(error) = error {
+            spans::failed(&span, error.code(), error);
+        }
         let (image, further, chain_id) = result?;
         ended?;
         Ok(Pulled {
