@@ -128,7 +128,7 @@ pub(crate) struct Options {
         hide_default_value = true
     )]
     snapshotter: String,
-    /// When it is started again: no, always, unless-stopped, on-failure[:RETRIES]
+    /// When it is started again: no, always, unless-stopped, on-failure or on-failure:RETRIES
     #[arg(long, value_name = "POLICY", value_parser = parse_restart, conflicts_with = "rm")]
     restart: Option<String>,
     /// Another platform than this machine's, such as linux/arm64
