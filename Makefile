@@ -10,7 +10,7 @@ DIST := $(TARGET)/dist/orlop-$(VERSION)-linux-$(ARCH)
 PACKAGES := orlopd orlop orlop-shim orlop-cache-program
 PROGRAMS := orlopd orlop orlop-cache containerd-shim-orlop-v1
 
-.PHONY: help build release test lint fmt deny packages demo bench cache-probes critest install dist
+.PHONY: help build release engine test lint fmt deny packages demo bench cache-probes critest install dist
 
 help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ build: ## Build every program for work on it
 
 release: ## Build every program as it is shipped
 	cargo build --release --locked $(PACKAGES:%=-p %)
+
+engine: ## Build the engine alone as it is shipped, without the cache's S3 and PostgreSQL
+	cargo build --release --locked -p orlopd -p orlop -p orlop-shim
 
 packages: ## Install what tests and demo need from the distribution
 	.ci/packages
@@ -41,7 +44,7 @@ deny: ## Licences, versions and the edges between crates
 fmt: ## Format the code
 	cargo fmt --all
 
-demo: packages release ## A registry, a pull, a container, and why every byte is kept
+demo: packages engine ## A registry, a pull, a container, and why every byte is kept
 	e2e/demo
 
 bench: packages ## Orlop and containerd side by side, one line per figure
