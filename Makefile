@@ -13,7 +13,7 @@ PROGRAMS := orlopd orlop orlop-cache containerd-shim-orlop-v1
 .PHONY: help build release engine test lint fmt deny packages demo bench cache-probes critest install dist
 
 help: ## What there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build every program for work on it
 	cargo build --workspace --bins --locked
