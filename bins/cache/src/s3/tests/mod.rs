@@ -190,7 +190,7 @@ async fn a_large_object_is_copied_in_parts() {
     let expected = 5.0 * 0.005 / 1000.0
         + 5.0 * 0.02 / 1000.0
         + reads("STANDARD") * 0.0004 / 1000.0
-        + reads("GLACIER_IR") * 0.001 / 1000.0
+        + reads("GLACIER_IR") * 0.01 / 1000.0
         + 0.03 * gigabytes;
     let bill = depot.tally().dollars(&prices);
     assert!((bill - expected).abs() < 1e-12, "{bill} {expected}");
