@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use orlop_base::units::format_moment;
 use orlop_meta::{LeaseResource, View};
-use orlop_types::{Labels, LeaseId, Namespace};
+use orlop_types::{Labels, LeaseId, Namespace, chain};
 
 use super::error::Error;
 use super::rootfs::is_draft;
@@ -39,6 +39,8 @@ pub(crate) struct OperationLease {
 struct Own {
     id: LeaseId,
     namespace: Namespace,
+    /// The image it was made for.
+    subject: String,
     active: ActiveLeases,
 }
 
@@ -69,6 +71,7 @@ impl OperationLease {
         let own = Own {
             id: id.clone(),
             namespace,
+            subject: subject.to_owned(),
             active: active.clone(),
         };
         view.leases().create(&id, &labels)?;
@@ -76,7 +79,7 @@ impl OperationLease {
             view: view.under(id),
             own: Some(own),
         };
-        lease.take_over(subject)?;
+        lease.take_over()?;
         Ok(lease)
     }
 
@@ -93,6 +96,13 @@ impl OperationLease {
         if keep {
             return Ok(());
         }
+        // One that was cancelled as this one began may have counted as under way then. Its expiry ends it too.
+        if let Err(error) = self.take_over() {
+            tracing::debug!(
+                error = chain(&error),
+                "an idle lease stays until it expires"
+            );
+        }
         match self.view.leases().delete(&own.id) {
             Err(error) if error.kind() != orlop_meta::ErrorKind::NotFound => Err(error.into()),
             Ok(()) | Err(_) => Ok(()),
@@ -100,11 +110,11 @@ impl OperationLease {
     }
 
     /// Takes what earlier operations for the same image left, except their unfinished snapshots.
-    fn take_over(&self, subject: &str) -> Result<(), Error> {
+    fn take_over(&self) -> Result<(), Error> {
         let Some(own) = &self.own else {
             return Ok(());
         };
-        let leases = self.view.leases();
+        let (leases, subject) = (self.view.leases(), &own.subject);
         for old in leases.list(&[format!("labels.\"{SUBJECT}\"=={subject:?}")])? {
             let is_active = own
                 .active
